@@ -1,0 +1,94 @@
+"""Settings: read once, at the edge, from `venice.toml` and `VENICE_*` environment variables (these win)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from venice.errors import InvalidRequest, NotFound
+
+SETTINGS_FILE = "venice.toml"
+
+
+class Settings(BaseSettings):
+    """Where everything is. Cluster-wide ones must agree in every process; those of a node may differ.
+
+    A relative path is relative to the settings file (to the working folder without one).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="VENICE_", extra="forbid", frozen=True)
+
+    # Cluster-wide.
+    cluster: str = Field("venice", description="Name shown in messages.")
+    region: str = Field("local", description="This region's name.")
+    log: str = Field("", description="sqlite:FOLDER or kafka:HOST:PORT; default: sqlite in the data folder.")
+    blobs: str = Field("", description="Folder or URL that holds sealed snapshots; default: in the data folder.")
+    controller_url: str = Field("http://127.0.0.1:7070", description="Where the controller listens and is found.")
+    router_url: str = Field("http://127.0.0.1:7071", description="Where the router listens and is found.")
+
+    # Of this node.
+    data: Path = Field(Path("venice-data"), description="Folder of everything this machine stores.")
+    node: str = Field("node-1", description="This node's name.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes of this node.")
+    worker_host: str = Field("127.0.0.1", description="Address the workers listen on and are found at.")
+    worker_port: int = Field(7100, ge=1, le=65535, description="Port of the first worker; the others follow it.")
+    retire_grace_s: float = Field(5.0, ge=0, description="How long a retired version stays open for reads under way.")
+    push_lease_s: float = Field(15.0, gt=0, description="A push silent for so long is taken for dead.")
+
+    @property
+    def log_url(self) -> str:
+        return self.log or f"sqlite:{self.data / 'log'}"
+
+    @property
+    def blobs_url(self) -> str:
+        return self.blobs or str(self.data / "blobs")
+
+    @property
+    def replicas(self) -> Path:
+        """Folder below which workers keep their replicas."""
+        return self.data / "replicas"
+
+
+def load(path: Path | str | None = None, **overrides: Any) -> Settings:
+    """Settings from a file, the environment and `overrides` (strongest last).
+
+    Without `path`, `venice.toml` of the working folder is read if it is there.
+
+    Raises:
+        NotFound: `path` was given and is not a file.
+        InvalidRequest: Unknown or wrong setting; names it and its file.
+    """
+    file = Path(path) if path is not None else Path(SETTINGS_FILE)
+    values: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{file} is not valid TOML: {error}", hint="mend the line it names") from error
+    elif path is not None:
+        raise NotFound(f"no settings file at {file}", hint="'venice init' writes one")
+    try:
+        from_environment = Settings().model_dump(exclude_unset=True)
+        settings = Settings(**{**values, **from_environment, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidRequest(
+            f"setting {name!r} ({file if file.is_file() else 'environment'}): {first['msg']}",
+            hint="the settings and their meanings are listed in docs/operating.md",
+        ) from error
+    base = file.resolve().parent if file.is_file() else Path.cwd()
+    return settings.model_copy(update={"data": (base / settings.data).resolve(), **_absolute_urls(settings, base)})
+
+
+def _absolute_urls(settings: Settings, base: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if settings.log.startswith("sqlite:"):
+        found["log"] = f"sqlite:{(base / settings.log.removeprefix('sqlite:')).resolve()}"
+    if settings.blobs and "://" not in settings.blobs:
+        found["blobs"] = str((base / settings.blobs).resolve())
+    return found

@@ -1,0 +1,124 @@
+"""The log: topics of partitions of records, appended and read in order.
+
+One protocol, several drivers (`sqlite`, `kafka`); `venice.log.open.open_log` chooses by URL. A payload is opaque bytes
+(`venice/record.py` gives it meaning). Offsets name the *next* record to read; they start at 0, only grow and are never
+reused, not even after a prefix was deleted. Gaps are allowed: a reader takes the offset each entry carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Entry(NamedTuple):
+    """One record as the log holds it. A tuple, because a reader makes hundreds of thousands of them a second."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    """When the log accepted the record (`LogAppendTime`); never smaller than the one before it in its partition."""
+    payload: bytes
+
+
+class Reader(Protocol):
+    """A tailing reader of explicitly assigned partitions. One thread at a time."""
+
+    def assign(self, topic: str, partition: int, offset: int) -> None:
+        """Read this partition from `offset` on; assigning again seeks.
+
+        Raises:
+            NotFound: No such topic or partition.
+            InvalidRequest: `offset` lies before the first kept record, or past the end: nothing is ever skipped silently.
+        """
+        ...
+
+    def unassign(self, topic: str, partition: int) -> None:
+        """Stop reading the partition; unknown ones are ignored."""
+        ...
+
+    def position(self, topic: str, partition: int) -> int:
+        """Offset of the next entry `poll` will return for the partition."""
+        ...
+
+    def poll(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> list[Entry]:
+        """Up to `records_max` entries, ordered within each partition, partitions served in turn.
+
+        Returns at once when anything is there, after `timeout_s` with `[]` otherwise.
+
+        Raises:
+            NotFound: A topic was deleted under the reader.
+            InvalidRequest: The position was overtaken by `delete_prefix`.
+            Unavailable: The log cannot be reached; positions are kept, call again.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """Topics and their records. Safe to share between threads; several processes may open the same log."""
+
+    def create_topic(self, topic: str, partitions: int) -> str:
+        """Create the topic and return its id; an existing topic with as many partitions is returned as it is.
+
+        Raises:
+            Conflict: It exists with another number of partitions.
+        """
+        ...
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete the topic and its records; a missing one is ignored."""
+        ...
+
+    def topics(self) -> list[str]:
+        """Names of all topics, sorted."""
+        ...
+
+    def topic_id(self, topic: str) -> str:
+        """Identity of the topic: another one after it was deleted and created again. Raises NotFound."""
+        ...
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has. Raises NotFound."""
+        ...
+
+    def append(self, topic: str, partition: int, payloads: Sequence[bytes]) -> list[int]:
+        """Append in order and return each record's offset once all are acknowledged.
+
+        Acknowledged means: they survive a SIGKILL of any process. On an error some may have been appended all the same.
+
+        Raises:
+            NotFound: No such topic or partition.
+            InvalidRequest: A payload is larger than the log takes; nothing was appended.
+            Full: The disk is full; nothing was appended.
+            Unavailable: The log cannot be reached.
+        """
+        ...
+
+    def start_offset(self, topic: str, partition: int) -> int:
+        """Offset of the first record kept (equals `end_offset` when there is none)."""
+        ...
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """Offset that the next appended record will have."""
+        ...
+
+    def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
+        """Offset of the first kept record accepted at or after `timestamp_ms`; `end_offset` if there is none."""
+        ...
+
+    def delete_prefix(self, topic: str, partition: int, before_offset: int) -> None:
+        """Delete the records before `before_offset`; deleting what is gone already does nothing.
+
+        Raises:
+            InvalidRequest: `before_offset` lies past the end.
+        """
+        ...
+
+    def reader(self, offsets: Mapping[tuple[str, int], int] | None = None) -> Reader:
+        """A new reader, assigned to `offsets`: (topic, partition) → offset."""
+        ...
+
+    def close(self) -> None: ...

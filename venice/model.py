@@ -1,0 +1,207 @@
+"""The nouns of Venice as immutable values: store, version, assignment, worker, node, report.
+
+They are what the catalog holds (`venice/control/catalog.py` writes them as JSON) and what every process reads. A change
+is a new value; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum, StrEnum
+
+NO_VERSION = 0
+"""`Store.current` before the first version is swapped in."""
+
+
+class VersionStatus(IntEnum):
+    """Where a version stands. DO NOT CHANGE THESE VALUES: they are written to the catalog log."""
+
+    NOT_CREATED = 0
+    STARTED = 1
+    PUSHED = 2
+    ONLINE = 3
+    ERROR = 4
+    CREATED = 5
+    PARTIALLY_ONLINE = 6
+    KILLED = 7
+    ROLLED_BACK = 8
+
+
+class Compression(StrEnum):
+    """How the values of a version are compressed; fixed when the version is created."""
+
+    NONE = "none"
+
+
+class ReplicaState(StrEnum):
+    """What a worker reports of one replica."""
+
+    ATTACHING = "attaching"
+    READY = "ready"
+    ERROR = "error"
+
+
+class EntityKind(Enum):
+    """What a catalog record describes. DO NOT CHANGE THESE VALUES: they are written to the catalog log."""
+
+    STORE = "store"
+    ASSIGNMENT = "assignment"
+    NODE = "node"
+    REGION = "region"
+    GRAVEYARD = "graveyard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRef:
+    """A sealed snapshot: where its manifest folder is and what the manifest's bytes hash to."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOffset:
+    """Where a version starts reading one real-time partition of one region (offset = next to read)."""
+
+    region: int
+    partition: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One immutable push of a store. Everything but status, snapshot, counts and times is fixed at creation."""
+
+    number: int
+    push_id: str
+    status: VersionStatus
+    partition_count: int
+    replication_factor: int
+    topic_id: str
+    """Identity of the version topic: a replica refuses a topic with another id under the same name."""
+    created_ms: int
+    status_ms: int
+    """When the status last changed."""
+    compression: Compression = Compression.NONE
+    chunking: bool = False
+    deferred_swap: bool = False
+    start_offsets: tuple[StartOffset, ...] = ()
+    snapshot: SnapshotRef | None = None
+    value_schema_id: int = 0
+    row_count: int = 0
+    byte_count: int = 0
+    reason: str = ""
+    """Why the version failed or was killed; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueSchema:
+    """A registered value schema; ids start at 1 and are never reused within a store's name."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """What an owner may change; a version takes a copy of what concerns it when it is created."""
+
+    partition_count: int = 8
+    replication_factor: int = 1
+    versions_preserved: int = 2
+    """How many complete versions stay, the current one included."""
+    record_bytes_max: int = 10 * 1024 * 1024
+    """Largest encoded value, in bytes; a larger one fails its push."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A dataset: its schemas, its configuration, its versions and which of them serves."""
+
+    name: str
+    owner: str
+    key_schema: str
+    value_schemas: tuple[ValueSchema, ...]
+    config: StoreConfig
+    versions: tuple[Version, ...] = ()
+    """Ascending by number."""
+    current: int = NO_VERSION
+    largest_version: int = 0
+    """Largest number ever used under this name, deleted stores included."""
+    created_ms: int = 0
+
+    def version(self, number: int) -> Version | None:
+        for version in self.versions:
+            if version.number == number:
+                return version
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Which workers hold which partitions of a version: `replicas[p]` = worker ids, preferred first."""
+
+    store: str
+    version: int
+    replicas: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A process that owns replicas and serves them. `incarnation` is new in each life of the process."""
+
+    id: str
+    url: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine's share of the cluster."""
+
+    id: str
+    region: str
+    workers: tuple[Worker, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A region's number in records and vectors; never reused."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graveyard:
+    """What outlives a deleted store: its name's largest version number."""
+
+    name: str
+    largest_version: int
+    deleted_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReport:
+    """What a worker says of one replica."""
+
+    store: str
+    version: int
+    partition: int
+    state: ReplicaState
+    next_offset: int = 0
+    row_count: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """A worker's heartbeat: its full state, never a difference."""
+
+    node: str
+    region: str
+    worker: Worker
+    catalog_sequence: int
+    """The catalog sequence the worker had folded when it reported."""
+    reported_ms: int
+    replicas: tuple[ReplicaReport, ...]
