@@ -1,0 +1,81 @@
+"""What the control API answers beyond the nouns of `venice/model.py`: the same values on both ends of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from venice.model import Node, Version, VersionStatus, Worker
+from venice.rules.lifecycle import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushGrant:
+    """Leave to push: which version the push makes and where it writes."""
+
+    store: str
+    number: int
+    status: VersionStatus
+    partition_count: int
+    record_bytes_max: int
+    """Largest encoded value the push may write, in bytes."""
+    folder: str
+    """Where this attempt writes its snapshot; no other attempt is ever given it."""
+    attempt: str
+    existing: bool
+    """The push id was known: this is the version it made before."""
+    sealed: bool
+    """A snapshot is sealed already: write nothing, wait for the version."""
+    lease_s: float
+    """A push that has not sealed and is silent for so long is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionInfo:
+    """A version and how far its replicas are."""
+
+    store: str
+    version: Version
+    status: str
+    """Name of `version.status`."""
+    role: Role
+    ready_partitions: int
+    """Partitions with enough replicas ready, as far as the controller has heard since it started."""
+    placed: bool
+    """Workers have been chosen for its partitions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """A worker as the controller knows it."""
+
+    worker: Worker
+    live: bool
+    silent_s: float
+    """Seconds since its last report; since the controller's start if it has not reported yet."""
+    catalog_sequence: int
+    replicas: int
+    ready: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """A node and its workers."""
+
+    node: Node
+    workers: tuple[WorkerInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether the controller works, and what troubles it."""
+
+    ok: bool
+    region: str
+    term: int
+    session: int
+    catalog_sequence: int
+    stores: int
+    workers: int
+    workers_live: int
+    problems: tuple[str, ...]
+    """The latest ones, newest last: reports that cannot be read, cleanups that failed."""
