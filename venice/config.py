@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def load(path: Path | str | None = None, **overrides: Any) -> Settings:
         ) from error
     base = file.resolve().parent if file.is_file() else Path.cwd()
     return settings.model_copy(update={"data": (base / settings.data).resolve(), **_absolute_urls(settings, base)})
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with `settings` in it: what a child process needs to `load` the same ones."""
+    return {**os.environ, **{f"VENICE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}}
 
 
 def _absolute_urls(settings: Settings, base: Path) -> dict[str, str]:

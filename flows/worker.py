@@ -1,0 +1,18 @@
+"""Dataflow: everything a worker runs, composed into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bytewax.dataflow import Dataflow
+
+from venice.config import Settings, load
+from venice.node import WorkerRuntime
+from venice_flows import ingest
+
+
+def build(settings: Settings | Path | str | None = None, worker: int = 0) -> Dataflow:
+    """The dataflow of one worker process. Arguments as `venice_flows.ingest.build`."""
+    flow = Dataflow("worker")
+    ingest.steps(flow, WorkerRuntime(settings if isinstance(settings, Settings) else load(settings), worker))
+    return flow

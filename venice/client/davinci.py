@@ -1,0 +1,378 @@
+"""Da Vinci client: the whole store in this process, read with no network hop.
+
+Read path: **client** → its own replica. Write path: snapshot and version topic → `venice/replicas.py` → storage.
+
+A background thread follows the catalog, attaches each new version beside the one being read and swaps when every
+partition is ready and the controller has made it current. A read uses one version from beginning to end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from venice.clock import Clock, SystemClock
+from venice.config import Settings, load
+from venice.control.catalog import Catalog, CatalogTail
+from venice.errors import Conflict, NotFound, Unavailable, VeniceError
+from venice.log.open import open_log
+from venice.model import NO_VERSION, Store, Version, VersionStatus
+from venice.replicas import ReplicaSet, Wanted
+from venice.rules.partitioning import partition_of
+from venice.schema.codec import Codec, copier, reader
+from venice.storage import PartitionStorage
+from venice.storage.format import decode_value, value_prefix
+
+_SERVABLE = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE})
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One version, ready to be read: everything a get needs, so that a swap is one assignment."""
+
+    version: int
+    storages: tuple[PartitionStorage, ...]
+    encode_key: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    copy: Callable[[Any], Any]
+    cache: dict[Any, Any]
+
+
+class DaVinciClient:
+    """Reads a store from a replica of its own. Reads are safe from any thread.
+
+    Args:
+        settings: Settings, or the path of a `venice.toml`: where the log and the snapshots are.
+        store: The store to hold.
+        folder: Where the replica is kept, default `<data>/davinci/<store>`; one client at a time may use it. A restart
+            with the same folder starts from what is there.
+        cache_objects: How many decoded values to keep; 0 keeps none. Callers get copies, so what they do to a value
+            changes nothing for the next caller.
+        ready_timeout_s: How long the constructor waits for the current version.
+        clock: For tests.
+
+    Raises:
+        NotFound: No such store.
+        Conflict: Another client uses the folder.
+        Unavailable: The store has no version yet, or it was not ready in time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | Path | str,
+        store: str,
+        *,
+        folder: Path | str | None = None,
+        cache_objects: int = 0,
+        ready_timeout_s: float = 60.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings if isinstance(settings, Settings) else load(settings)
+        self._clock = clock or SystemClock()
+        self._cache_objects = cache_objects
+        self.store = store
+        self._folder = Path(folder) if folder is not None else self._settings.data / "davinci" / store
+        self._owner = _own(self._folder)
+        self._view: _View | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Condition()
+        self._failure: VeniceError | None = None
+        try:
+            self._log = open_log(self._settings.log_url, self._clock)
+            self._tail = CatalogTail(self._log, self._clock)
+            self._replicas = ReplicaSet(
+                self._folder / "replicas", self._log, clock=self._clock, ids=lambda: secrets.token_hex(8), grace_s=1.0
+            )
+            self._thread = threading.Thread(target=self._follow, name=f"davinci-{store}", daemon=True)
+            self._tail.start()
+            self._thread.start()
+            self._wait_ready(ready_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def version(self) -> int:
+        """The version that reads are answered from."""
+        return self._current().version
+
+    def get(self, key: Any) -> Any:
+        """The value of `key` in the current version, or None.
+
+        Raises:
+            InvalidRequest: The key does not fit the store's key schema.
+            Unavailable: The client is closed.
+        """
+        view = self._view or self._current()
+        while True:
+            try:
+                cache = view.cache
+                if self._cache_objects:
+                    found = cache.get(key, cache)
+                    if found is not cache:
+                        return view.copy(found)
+                raw = view.encode_key(key)
+                storages = view.storages
+                stored = storages[partition_of(raw, len(storages))].get(raw)
+                if stored is None:
+                    return None
+                value = view.decode(stored)
+                if self._cache_objects:
+                    self._keep(cache, key, value)
+                    return view.copy(value)
+                return value
+            except Unavailable:
+                view = self._after(view)
+
+    def batch_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """key → value of those keys that exist, all from one version. Raises as `get`."""
+        wanted = list(keys)
+        view = self._current()
+        while True:
+            try:
+                return dict(self._read(view, wanted))
+            except Unavailable:
+                view = self._after(view)
+
+    def streaming_batch_get(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """(key, value) of those keys that exist, all from one version, in the order of `keys`. Raises as `get`."""
+        wanted = list(keys)
+        yield from self.batch_get(wanted).items()
+
+    def close(self) -> None:
+        """Stop following and release the folder. Closing again does nothing."""
+        self._stopping.set()
+        self._view = None
+        thread = getattr(self, "_thread", None)
+        if thread is not None and thread.is_alive():
+            thread.join()
+        for part in ("_tail", "_replicas", "_log"):
+            opened = getattr(self, part, None)
+            if opened is not None:
+                opened.close()
+        self._owner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _read(self, view: _View, keys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        count = len(view.storages)
+        by_partition: dict[int, list[int]] = {}
+        raws = [view.encode_key(key) for key in keys]
+        for index, raw in enumerate(raws):
+            by_partition.setdefault(partition_of(raw, count), []).append(index)
+        found: list[bytes | None] = [None] * len(keys)
+        for partition, indexes in by_partition.items():
+            for index, stored in zip(indexes, view.storages[partition].multi_get([raws[i] for i in indexes]), strict=True):
+                found[index] = stored
+        for key, stored in zip(keys, found, strict=True):
+            if stored is not None:
+                yield key, view.decode(stored)
+
+    def _keep(self, cache: dict[Any, Any], key: Any, value: Any) -> None:
+        if len(cache) >= self._cache_objects:
+            # First in, first out: cheaper than recency at these prices, and a hot key is back after one read.
+            try:
+                del cache[next(iter(cache))]
+            except (KeyError, StopIteration, RuntimeError):
+                return  # another thread is evicting
+        cache[key] = value
+
+    def _current(self) -> _View:
+        view = self._view
+        if view is None:
+            raise self._failure or Unavailable(f"the Da Vinci client of {self.store!r} is closed", hint="open a new one")
+        return view
+
+    def _after(self, seen: _View) -> _View:
+        """The view to retry with after a storage of `seen` was closed under a read."""
+        view = self._current()
+        if view is not seen:
+            return view
+        with self._ready:
+            self._ready.wait_for(lambda: self._view is not seen, timeout=5.0)
+        view = self._current()
+        if view is seen:
+            raise Unavailable(f"version {seen.version} of {self.store!r} was closed and no other is ready", hint="try again")
+        return view
+
+    def _wait_ready(self, timeout_s: float) -> None:
+        with self._ready:
+            self._ready.wait_for(lambda: self._view is not None or self._failure is not None, timeout=timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        if self._view is None:
+            errors = sorted({report.error for report in self._replicas.reports() if report.error})
+            raise Unavailable(
+                f"no version of {self.store!r} was ready within {timeout_s:g} s" + (f": {errors[0]}" if errors else ""),
+                hint="push the store first, or wait longer with ready_timeout_s",
+            )
+
+    def _follow(self) -> None:
+        seen = -1
+        generation = -1
+        while not self._stopping.is_set():
+            catalog = self._tail.catalog
+            if catalog.sequence != seen:
+                seen = catalog.sequence
+                generation = -1
+                self._want(catalog)
+            for name, entries in self._replicas.poll(timeout_s=_POLL_S):
+                self._replicas.fold(name, entries)
+            if self._replicas.generation != generation:
+                generation = self._replicas.generation
+                self._swap(catalog)
+
+    def _want(self, catalog: Catalog) -> None:
+        store = catalog.stores.get(self.store)
+        if store is None:
+            if catalog.sequence > 0 and self._view is None:
+                known = ", ".join(sorted(catalog.stores)) or "none"
+                self._fail(NotFound(f"no store {self.store!r}", hint=f"stores there are: {known}"))
+            return
+        serving = self._view.version if self._view is not None else NO_VERSION
+        wanted = [
+            Wanted(self.store, version, partition)
+            for version in store.versions
+            if version.snapshot is not None and _concerns(version, store, serving)
+            for partition in range(version.partition_count)
+        ]
+        self._replicas.want(wanted)
+
+    def _swap(self, catalog: Catalog) -> None:
+        store = catalog.stores.get(self.store)
+        if store is None or store.current == NO_VERSION:
+            return
+        if self._view is not None and self._view.version == store.current:
+            replicas = self._replicas.open.get((self.store, store.current), {})
+            if len(replicas) == len(self._view.storages) and all(
+                replicas[p] is storage for p, storage in enumerate(self._view.storages)
+            ):
+                return
+        version = store.version(store.current)
+        opened = self._replicas.open.get((self.store, store.current), {})
+        if version is None or len(opened) < version.partition_count:
+            return
+        storages = tuple(opened[p] for p in range(version.partition_count))
+        view = _view(store, version, storages, copies=self._cache_objects > 0)
+        with self._ready:
+            self._view = view
+            self._ready.notify_all()
+        self._want(catalog)
+
+    def _fail(self, error: VeniceError) -> None:
+        with self._ready:
+            self._failure = error
+            self._ready.notify_all()
+
+
+def _concerns(version: Version, store: Store, serving: int) -> bool:
+    """Whether to hold the version: the one being read, the current one, and those that may become current next."""
+    if version.number in (serving, store.current):
+        return True
+    return version.number > max(store.current, serving) and version.status in _SERVABLE
+
+
+def _view(store: Store, version: Version, storages: tuple[PartitionStorage, ...], *, copies: bool) -> _View:
+    schemas = {schema.id: schema.text for schema in store.value_schemas}
+    latest = schemas[max(schemas)]
+    readers = {schema_id: reader(text, latest) for schema_id, text in schemas.items()}
+    # Nearly all values of a version carry its own schema and no further header: told from its first bytes.
+    plain = value_prefix(version.value_schema_id) if version.value_schema_id else b""
+    plain_size = len(plain)
+    plain_read = readers.get(version.value_schema_id)
+
+    def decode(stored: bytes) -> Any:
+        if plain_read is not None and stored[:plain_size] == plain:
+            return plain_read(stored, plain_size)
+        found = decode_value(stored)
+        known = readers.get(found.schema_id)
+        if known is None:
+            raise Unavailable(f"value schema {found.schema_id} of {store.name!r} is not known here yet", hint="try again")
+        return known(stored, found.payload)
+
+    return _View(
+        version=version.number,
+        storages=storages,
+        encode_key=Codec(store.key_schema).encode,
+        decode=decode,
+        copy=copier(latest) if copies else _same,
+        cache={},
+    )
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _own(folder: Path) -> IO[bytes]:
+    """Take the folder's lock for as long as the returned file is open."""
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = (folder / "OWNER").open("ab")
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner.close()
+        raise Conflict(f"another Da Vinci client uses {folder}", hint="give each client a folder of its own: folder=…") from error
+    return owner
+
+
+class AsyncDaVinciClient:
+    """`DaVinciClient` for asyncio code: the same reads, which answer in microseconds and so run in the loop.
+
+    Opening and closing take longer and run in a thread: `async with AsyncDaVinciClient(settings, store) as client`.
+    """
+
+    def __init__(self, settings: Settings | Path | str, store: str, **options: Any) -> None:
+        self._open = lambda: DaVinciClient(settings, store, **options)
+        self._client: DaVinciClient | None = None
+
+    async def __aenter__(self) -> Self:
+        import asyncio
+
+        self._client = await asyncio.to_thread(self._open)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    @property
+    def version(self) -> int:
+        """The version that reads are answered from."""
+        return self._opened().version
+
+    async def get(self, key: Any) -> Any:
+        """As `DaVinciClient.get`."""
+        return self._opened().get(key)
+
+    async def batch_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """As `DaVinciClient.batch_get`."""
+        return self._opened().batch_get(keys)
+
+    async def streaming_batch_get(self, keys: Iterable[Any]) -> AsyncIterator[tuple[Any, Any]]:
+        """As `DaVinciClient.streaming_batch_get`."""
+        for pair in self._opened().streaming_batch_get(keys):
+            yield pair
+
+    async def close(self) -> None:
+        """As `DaVinciClient.close`."""
+        import asyncio
+
+        client, self._client = self._client, None
+        if client is not None:
+            await asyncio.to_thread(client.close)
+
+    def _opened(self) -> DaVinciClient:
+        if self._client is None:
+            raise Unavailable("this AsyncDaVinciClient is not open", hint="use it inside 'async with'")
+        return self._client

@@ -1,0 +1,120 @@
+"""The fold of one replica: version-topic records in, storage mutations out. Knows no driver.
+
+Write path: push → snapshot → attach → **ingest** → storage.
+
+A replica changes only here, so leaders, followers and Da Vinci clients that folded the same offsets hold the same bytes.
+Which records count follows from the log alone: a leader is a (term, session); `DECLARE_LEADERSHIP` is accepted when its
+term is not smaller than the replica's; after it only records of that session count, in dense sequence. Everything else is
+dropped by every replica alike, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from venice import record as log_record
+from venice.errors import Corrupt
+from venice.log import Entry
+from venice.record import Kind, Origin, Record
+from venice.storage import Mutation, PartitionStorage, Position
+from venice.storage.format import encode_value
+
+
+@dataclass(slots=True)
+class FoldCounts:
+    """What became of the records a replica has read, since its process started."""
+
+    applied: int = 0
+    """Data records written to storage."""
+    control: int = 0
+    """Declarations, progress and other marks that were accepted."""
+    fenced: int = 0
+    """Records of a session that had been superseded (or never declared)."""
+    duplicate: int = 0
+    """Records whose sequence the session had passed already."""
+    missing: int = 0
+    """Records after a hole in their session's sequence: refused until a new session declares itself."""
+    corrupt: int = 0
+    """Payloads that could not be decoded."""
+
+
+class ReplicaFold:
+    """Folds the entries of one version-topic partition into one storage. One thread at a time."""
+
+    def __init__(self, storage: PartitionStorage) -> None:
+        self.storage = storage
+        self.counts = FoldCounts()
+
+    @property
+    def next_offset(self) -> int:
+        """Offset of the entry to fold next."""
+        return self.storage.position.next_offset
+
+    def fold(self, entries: Sequence[Entry]) -> int:
+        """Fold entries in offset order, in one atomic write; entries folded before are skipped.
+
+        Returns:
+            How many data records were applied.
+
+        Raises:
+            Full: The disk is full; nothing of the batch was applied.
+        """
+        before = self.storage.position
+        after = before
+        mutations: list[Mutation] = []
+        for entry in entries:
+            if entry.offset < after.next_offset:
+                continue
+            after = replace(self._accept(entry, after, mutations), next_offset=entry.offset + 1)
+        if after != before:
+            self.storage.apply(mutations, after)
+        self.counts.applied += len(mutations)
+        return len(mutations)
+
+    def _accept(self, entry: Entry, position: Position, mutations: list[Mutation]) -> Position:
+        try:
+            record = log_record.decode(entry.payload)
+        except Corrupt:
+            self.counts.corrupt += 1
+            return position
+        if record.kind is Kind.START_OF_VERSION:
+            self.counts.control += 1
+            return position
+        if record.kind is Kind.DECLARE_LEADERSHIP:
+            return self._declare(record, position)
+        if not self._in_sequence(record, position):
+            return position
+        caught_up = position.caught_up_session
+        match record.kind:
+            case Kind.PUT:
+                stamp = None if record.origin is Origin.REAL_TIME else record.timestamp_ms or None
+                mutations.append(Mutation(record.key, encode_value(record.schema_id, record.value, stamp), record.metadata or None))
+            case Kind.DELETE:
+                mutations.append(Mutation(record.key, None, record.metadata or None))
+            case Kind.CAUGHT_UP:
+                caught_up = record.session
+                self.counts.control += 1
+            case _:
+                self.counts.control += 1
+        return replace(
+            position, sequence=record.sequence, vector=record.vector or position.vector, caught_up_session=caught_up
+        )
+
+    def _declare(self, record: Record, position: Position) -> Position:
+        if record.term < position.term:
+            self.counts.fenced += 1
+            return position
+        self.counts.control += 1
+        return replace(position, term=record.term, session=record.session, sequence=0)
+
+    def _in_sequence(self, record: Record, position: Position) -> bool:
+        if (record.term, record.session) != (position.term, position.session):
+            self.counts.fenced += 1
+        elif record.sequence <= position.sequence:
+            self.counts.duplicate += 1
+        elif record.sequence != position.sequence + 1:
+            self.counts.missing += 1
+        else:
+            return True
+        return False

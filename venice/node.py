@@ -1,0 +1,260 @@
+"""The composition root: settings in, running processes out. Nothing else builds a log, a clock, a server and a catalog.
+
+Processes: `run_controller`, `run_router`, `run_node` (which supervises workers) and `Cluster`, which supervises all of
+them on one machine. A worker is a dataflow (see `flows/worker.py`) around a `WorkerRuntime`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from venice import record as log_record
+from venice.clock import Clock, SystemClock
+from venice.config import Settings
+from venice.control.catalog import Catalog, CatalogTail, to_json
+from venice.errors import Conflict, VeniceError
+from venice.log import Entry, Log
+from venice.log.open import open_log
+from venice.model import VersionStatus, Worker, WorkerReport
+from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC
+from venice.record import Kind, Record
+from venice.replicas import OpenVersions, ReplicaSet, Wanted
+from venice.serve.http import HttpServer
+from venice.serve.router import Router
+from venice.serve.server import WorkerHandler
+from venice.telemetry import log_event
+
+REPORT_S = 1.0
+"""A worker reports at every change and at least so often."""
+
+_HELD = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE, VersionStatus.ROLLED_BACK})
+
+
+def worker_id(settings: Settings, index: int) -> str:
+    """Name of a node's worker, the same in each life of the process."""
+    return f"{settings.node}-w{index}"
+
+
+def worker_url(settings: Settings, index: int) -> str:
+    """Where a node's worker listens."""
+    return f"http://{settings.worker_host}:{settings.worker_port + index}"
+
+
+class WorkerRuntime:
+    """What a worker process owns: its replicas, the endpoint that reads them, its view of the catalog, its reports.
+
+    The dataflow drives it: `start`, then `poll` and `fold` in one thread until `stopping` is set, then `close`.
+    """
+
+    def __init__(self, settings: Settings, index: int, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.index = index
+        self.id = worker_id(settings, index)
+        self.stopping = threading.Event()
+        self._clock = clock or SystemClock()
+        self._worker = Worker(id=self.id, url=worker_url(settings, index), incarnation=secrets.token_hex(8))
+        self._changed = threading.Event()
+        self._generation = -1
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Open everything and begin to serve.
+
+        Raises:
+            Conflict: The worker's port is taken, or another process owns its replicas.
+            Unavailable: The log cannot be reached.
+        """
+        settings = self.settings
+        self._log = open_log(settings.log_url, self._clock)
+        ensure_topics(self._log)
+        self._tail = CatalogTail(self._log, self._clock)
+        self._replicas = ReplicaSet(
+            settings.replicas / self.id,
+            self._log,
+            clock=self._clock,
+            ids=lambda: secrets.token_hex(8),
+            grace_s=settings.retire_grace_s,
+        )
+        self._tail.subscribe(self._want)
+        self._tail.start()
+        handler = WorkerHandler(lambda: self._tail.catalog, lambda: self._replicas.open, on_corrupt=self._replicas.condemn)
+        self._server = HttpServer(handler.handle, settings.worker_host, settings.worker_port + self.index)
+        self._server.start()
+        reporter = threading.Thread(target=self._report, name="report", daemon=True)
+        reporter.start()
+        self._threads.append(reporter)
+        log_event("worker_started", worker=self.id, url=self._worker.url)
+
+    def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
+        """As `ReplicaSet.poll`; also passes the replicas' changes on to the reports."""
+        batches = self._replicas.poll(timeout_s=timeout_s)
+        if self._replicas.generation != self._generation:
+            self._generation = self._replicas.generation
+            self._changed.set()
+        return batches
+
+    def fold(self, name: str, entries: list[Entry]) -> int:
+        """As `ReplicaSet.fold`."""
+        return self._replicas.fold(name, entries)
+
+    @property
+    def open(self) -> OpenVersions:
+        """What this worker can serve now."""
+        return self._replicas.open
+
+    def close(self) -> None:
+        """Stop serving, then close the replicas; their directories stay for the next life."""
+        self.stopping.set()
+        self._changed.set()
+        self._server.stop()
+        for thread in self._threads:
+            thread.join()
+        self._tail.close()
+        self._replicas.close()
+        self._log.close()
+        log_event("worker_stopped", worker=self.id)
+
+    def _want(self, catalog: Catalog) -> None:
+        wanted: list[Wanted] = []
+        for (name, number), assignment in catalog.assignments.items():
+            store = catalog.stores.get(name)
+            version = store.version(number) if store is not None else None
+            if version is None or version.snapshot is None or version.status not in _HELD:
+                continue
+            wanted.extend(
+                Wanted(name, version, partition) for partition, ids in enumerate(assignment.replicas) if self.id in ids
+            )
+        self._replicas.want(wanted)
+
+    def _report(self) -> None:
+        while not self.stopping.is_set():
+            self._changed.wait(REPORT_S)
+            self._changed.clear()
+            if self.stopping.is_set():
+                return
+            report = WorkerReport(
+                node=self.settings.node,
+                region=self.settings.region,
+                worker=self._worker,
+                catalog_sequence=self._tail.catalog.sequence,
+                reported_ms=self._clock.now_ms(),
+                replicas=self._replicas.reports(),
+            )
+            record = Record(
+                kind=Kind.REPORT, key=f"worker/{self.id}".encode(), value=to_json(report), timestamp_ms=report.reported_ms
+            )
+            try:
+                self._log.append(REPORTS_TOPIC, 0, [log_record.encode(record)])
+            except VeniceError as error:
+                # The next report is a full state again: nothing is lost by leaving this one out.
+                log_event("report_failed", worker=self.id, error=str(error))
+
+
+def ensure_topics(log: Log) -> None:
+    """Create the catalog's and the reports' topic if they are not there; any process may be the first."""
+    log.create_topic(CATALOG_TOPIC, 1)
+    log.create_topic(REPORTS_TOPIC, 1)
+
+
+def run_controller(settings: Settings) -> None:
+    """Run the controller until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from venice.control.api import build_app
+    from venice.control.controller import Controller
+
+    clock = SystemClock()
+    log = open_log(settings.log_url, clock)
+    ensure_topics(log)
+    controller = Controller(log, clock, settings)
+    host, port = host_port(settings.controller_url)
+    check_port(host, port, "controller")
+    controller.start()
+    try:
+        config = uvicorn.Config(
+            build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False
+        )
+        uvicorn.Server(config).run()
+    finally:
+        controller.close()
+        log.close()
+
+
+def run_router(settings: Settings) -> None:
+    """Run a router until SIGTERM or SIGINT."""
+    clock = SystemClock()
+    log = open_log(settings.log_url, clock)
+    ensure_topics(log)
+    tail = CatalogTail(log, clock)
+    tail.start()
+    host, port = host_port(settings.router_url)
+    router = Router(tail)
+    server = HttpServer(router.handle, host, port)
+    server.start()
+    try:
+        wait_for_stop()
+    finally:
+        server.stop()
+        tail.close()
+        log.close()
+
+
+def wait_for_stop() -> None:
+    """Block the main thread until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    stop.wait()
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` at SIGTERM or SIGINT; a second SIGINT ends the process at once. Main thread only."""
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def stop_with_parent() -> None:
+    """Stop this process when the one that started it is gone.
+
+    The parent holds the other end of our standard input; however it dies, the kernel closes that end.
+    """
+
+    def watch() -> None:
+        try:
+            while os.read(0, 4096):
+                pass
+        except OSError:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def host_port(url: str) -> tuple[str, int]:
+    """Host and port of an `http://` URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 80
+
+
+def check_port(host: str, port: int, name: str) -> None:
+    """Raises Conflict if something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Conflict(
+                f"port {port} for the {name} cannot be used: {error.strerror}",
+                hint="stop the program that listens there, or choose other ports in venice.toml",
+                port=port,
+            ) from error

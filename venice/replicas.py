@@ -1,0 +1,307 @@
+"""The replicas one process holds: opened, attached, folded and retired until they match what is wanted of it.
+
+Write path: push → snapshot → **attach** → ingest → storage. A worker and a Da Vinci client drive the same `ReplicaSet`:
+somebody says what is wanted (`want`), one thread calls `poll` and `fold`, any thread reads `open`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
+
+from venice.clock import Clock
+from venice.errors import Corrupt, NotFound, VeniceError
+from venice.ingest import ReplicaFold
+from venice.log import Entry, Log
+from venice.model import ReplicaReport, ReplicaState, SnapshotRef, Version
+from venice.naming import replica_name, version_topic
+from venice.storage import Identity, PartitionStorage
+from venice.storage.snapshot import Manifest, attach, open_replica, read_manifest
+
+OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
+"""(store, version) → partition → storage: what can be read now."""
+
+RETRY_S = 5.0
+"""Pause before a replica that failed to attach is tried again, as long as it is wanted."""
+
+FOLD_RECORDS_MAX = 200
+"""Records folded at a time: bounds how long a read waits for the interpreter while a write batch is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A replica this process should hold."""
+
+    store: str
+    version: Version
+    partition: int
+
+    @property
+    def name(self) -> str:
+        return replica_name(self.store, self.version.number, self.partition)
+
+
+@dataclass(slots=True)
+class _Replica:
+    wanted: Wanted
+    state: ReplicaState = ReplicaState.ATTACHING
+    attaching: Future[PartitionStorage] | None = None
+    fold: ReplicaFold | None = None
+    error: str = ""
+    retry_at_s: float = 0.0
+    retire_at_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Manifests:
+    """Manifests by reference, read once for all partitions of a version."""
+
+    lock: Lock = field(default_factory=Lock)
+    by_sha: dict[str, Manifest] = field(default_factory=dict)
+
+    def get(self, ref: SnapshotRef) -> Manifest:
+        with self.lock:
+            found = self.by_sha.get(ref.sha256)
+            if found is None:
+                found = self.by_sha[ref.sha256] = read_manifest(ref)
+                while len(self.by_sha) > 8:
+                    del self.by_sha[next(iter(self.by_sha))]
+            return found
+
+
+class ReplicaSet:
+    """All replicas of one process below one folder, which nobody else may open.
+
+    Args:
+        folder: Replica directories live below it; made if missing.
+        log: Where the version topics are.
+        clock: For grace and retries.
+        ids: Makes a new, never repeated incarnation name at each call.
+        grace_s: How long a replica that is no longer wanted stays open for the reads under way.
+        attachers: Snapshots attached at the same time.
+    """
+
+    def __init__(
+        self, folder: Path, log: Log, *, clock: Clock, ids: Callable[[], str], grace_s: float = 5.0, attachers: int = 2
+    ) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        self._reader = log.reader()
+        self._clock = clock
+        self._ids = ids
+        self._grace_s = grace_s
+        self._attachers = ThreadPoolExecutor(attachers, thread_name_prefix="attach")
+        self._manifests = _Manifests()
+        self._replicas: dict[str, _Replica] = {}
+        self._lock = Lock()
+        self._wanted: Mapping[str, Wanted] | None = None
+        self._wanted_seen: Mapping[str, Wanted] | None = None
+        self.open: OpenVersions = MappingProxyType({})
+        """Versions that can be read; replaced as a whole, never changed."""
+        self.generation = 0
+        """Grows whenever `reports` would answer something new about a state."""
+
+    def want(self, wanted: Iterable[Wanted]) -> None:
+        """From now on, hold exactly these replicas. From any thread; takes effect at the next `poll`."""
+        self._wanted = {one.name: one for one in wanted}
+
+    def condemn(self, store: str, version: int, partition: int) -> None:
+        """Replace a replica whose bytes turned out to be corrupt by a fresh attachment. From any thread."""
+        with self._lock:
+            replica = self._replicas.get(replica_name(store, version, partition))
+            if replica is None or replica.fold is None:
+                return
+            condemned = replica.fold.storage
+            self._close(replica)
+            replica.state, replica.error = ReplicaState.ERROR, "a corrupt block was read; attaching afresh"
+            replica.retry_at_s = 0.0
+            shutil.rmtree(self._folder / replica.wanted.name / condemned.identity.incarnation, ignore_errors=True)
+            self._publish()
+
+    def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
+        """Bring the replicas one step nearer to what is wanted, then wait for entries to fold.
+
+        Returns:
+            (replica name, its next entries), at most `FOLD_RECORDS_MAX` entries in all; empty after `timeout_s`.
+        """
+        with self._lock:
+            self._reconcile()
+        try:
+            entries = self._reader.poll(records_max=FOLD_RECORDS_MAX, timeout_s=timeout_s)
+        except NotFound:
+            self._drop_deleted_topics()
+            return []
+        by_replica: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_replica.setdefault(f"{entry.topic}.{entry.partition:06d}", []).append(entry)
+        return list(by_replica.items())
+
+    def fold(self, name: str, entries: list[Entry]) -> int:
+        """Fold entries that `poll` returned; those of a replica retired meanwhile are left. Returns the records applied."""
+        with self._lock:
+            replica = self._replicas.get(name)
+            if replica is None or replica.fold is None:
+                return 0
+            return replica.fold.fold(entries)
+
+    def reports(self) -> tuple[ReplicaReport, ...]:
+        """The state of every wanted replica. From any thread."""
+        with self._lock:
+            return tuple(_report(replica) for replica in self._replicas.values() if replica.retire_at_s is None)
+
+    def close(self) -> None:
+        """Close all replicas; their directories stay."""
+        self._attachers.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            self.open = MappingProxyType({})
+            for replica in self._replicas.values():
+                attached = replica.attaching
+                if attached is not None and not attached.cancelled() and attached.exception() is None:
+                    attached.result().close()
+                self._close(replica)
+            self._replicas.clear()
+        self._reader.close()
+
+    def _reconcile(self) -> None:
+        wanted = self._wanted
+        if wanted is None:
+            return
+        now_s = self._clock.monotonic_s()
+        if wanted is not self._wanted_seen:
+            if self._wanted_seen is None:
+                self._delete_strangers(wanted)
+            self._wanted_seen = wanted
+            self._follow(wanted, now_s)
+        changed = False
+        for name, replica in list(self._replicas.items()):
+            if replica.retire_at_s is not None:
+                if now_s >= replica.retire_at_s and self._retire(name, replica):
+                    del self._replicas[name]
+            elif replica.attaching is not None and replica.attaching.done():
+                self._finish(replica, replica.attaching, now_s)
+                changed = True
+            elif replica.state is ReplicaState.ERROR and replica.attaching is None and now_s >= replica.retry_at_s:
+                self._start(replica)
+        if changed:
+            self._publish()
+
+    def _follow(self, wanted: Mapping[str, Wanted], now_s: float) -> None:
+        for name, replica in self._replicas.items():
+            if name not in wanted:
+                if replica.retire_at_s is None:
+                    replica.retire_at_s = now_s + self._grace_s
+            else:
+                replica.retire_at_s = None
+                replica.wanted = wanted[name]
+        for name, one in wanted.items():
+            if name not in self._replicas:
+                self._replicas[name] = replica = _Replica(one)
+                self._start(replica)
+        self._publish()
+
+    def _start(self, replica: _Replica) -> None:
+        replica.state, replica.error = ReplicaState.ATTACHING, ""
+        replica.attaching = self._attachers.submit(self._open_or_attach, replica.wanted)
+
+    def _open_or_attach(self, wanted: Wanted) -> PartitionStorage:
+        version = wanted.version
+        assert version.snapshot is not None, "only sealed versions are wanted"
+        folder = self._folder / wanted.name
+        try:
+            found = open_replica(folder)
+        except Corrupt:
+            found = None
+        if found is not None:
+            if (found.identity.topic_id, found.identity.snapshot_sha256) == (version.topic_id, version.snapshot.sha256):
+                return found
+            found.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        identity = Identity(
+            store=wanted.store,
+            version=version.number,
+            partition=wanted.partition,
+            topic_id=version.topic_id,
+            incarnation=self._ids(),
+            snapshot_sha256=version.snapshot.sha256,
+        )
+        return attach(version.snapshot, self._manifests.get(version.snapshot), identity, folder)
+
+    def _finish(self, replica: _Replica, attached: Future[PartitionStorage], now_s: float) -> None:
+        replica.attaching = None
+        topic = version_topic(replica.wanted.store, replica.wanted.version.number)
+        try:
+            storage = attached.result()
+            replica.fold = ReplicaFold(storage)
+            if self._log.topic_id(topic) != replica.wanted.version.topic_id:
+                raise Corrupt(f"topic {topic} is not the one version {replica.wanted.version.number} was created with")
+            self._reader.assign(topic, replica.wanted.partition, replica.fold.next_offset)
+        except VeniceError as error:
+            self._fail(replica, str(error), now_s)
+        except Exception as error:  # a replica's fault must not stop the others of this process
+            self._fail(replica, f"{type(error).__name__}: {error}", now_s)
+        else:
+            replica.state = ReplicaState.READY
+
+    def _fail(self, replica: _Replica, error: str, now_s: float) -> None:
+        self._close(replica)
+        replica.state, replica.error, replica.retry_at_s = ReplicaState.ERROR, error, now_s + RETRY_S
+
+    def _publish(self) -> None:
+        versions: dict[tuple[str, int], dict[int, PartitionStorage]] = {}
+        for replica in self._replicas.values():
+            if replica.state is ReplicaState.READY and replica.retire_at_s is None and replica.fold is not None:
+                key = (replica.wanted.store, replica.wanted.version.number)
+                versions.setdefault(key, {})[replica.wanted.partition] = replica.fold.storage
+        self.open = MappingProxyType(versions)
+        self.generation += 1
+
+    def _retire(self, name: str, replica: _Replica) -> bool:
+        """Close and delete a replica whose grace is over; False while it is still being attached."""
+        if replica.attaching is not None:
+            if not replica.attaching.done():
+                return False
+            if not replica.attaching.cancelled() and replica.attaching.exception() is None:
+                replica.attaching.result().close()
+        self._close(replica)
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        return True
+
+    def _close(self, replica: _Replica) -> None:
+        if replica.fold is not None:
+            wanted = replica.wanted
+            self._reader.unassign(version_topic(wanted.store, wanted.version.number), wanted.partition)
+            replica.fold.storage.close()
+            replica.fold = None
+
+    def _drop_deleted_topics(self) -> None:
+        """Stop reading topics that were deleted with their version; the catalog retires their replicas soon."""
+        with self._lock:
+            existing = set(self._log.topics())
+            for replica in self._replicas.values():
+                topic = version_topic(replica.wanted.store, replica.wanted.version.number)
+                if topic not in existing:
+                    self._reader.unassign(topic, replica.wanted.partition)
+
+    def _delete_strangers(self, wanted: Mapping[str, Wanted]) -> None:
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(replica: _Replica) -> ReplicaReport:
+    storage = replica.fold.storage if replica.fold is not None else None
+    return ReplicaReport(
+        store=replica.wanted.store,
+        version=replica.wanted.version.number,
+        partition=replica.wanted.partition,
+        state=replica.state,
+        next_offset=storage.position.next_offset if storage else 0,
+        row_count=storage.row_count if storage else 0,
+        error=replica.error,
+    )

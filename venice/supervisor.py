@@ -1,0 +1,223 @@
+"""Processes that run other processes: start them, restart the ones that die, stop them all.
+
+`run_node` supervises the workers of a node; `Cluster` supervises a controller, a router and nodes on one machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from venice.clock import Clock, SystemClock
+from venice.config import Settings, environment
+from venice.errors import Unavailable
+from venice.node import check_port, host_port, on_stop_signal, worker_url
+from venice.telemetry import log_event
+
+WORKER_BUILD = "venice_flows.worker:build"
+RESTART_S = 0.1
+RESTART_S_MAX = 5.0
+STOP_S = 15.0
+"""How long a process may take to stop after SIGTERM before it is killed."""
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    failures: int = 0
+    restart_at_s: float | None = None
+    exits: list[int] = field(default_factory=list)
+
+
+class Supervisor:
+    """Keeps child processes alive until told to stop.
+
+    Args:
+        logs: Folder that gets one file of output per child.
+        clock: For restart pauses.
+    """
+
+    def __init__(self, logs: Path, *, clock: Clock | None = None) -> None:
+        self._logs = logs
+        self._clock = clock or SystemClock()
+        self._children: dict[str, _Child] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, name: str, command: Sequence[str], settings: Settings) -> None:
+        """A child to run: `python -m venice.cli COMMAND` under these settings."""
+        arguments = [sys.executable, "-m", "venice.cli", *command, "--supervised"]
+        self._children[name] = _Child(name, arguments, environment(settings))
+
+    def start(self) -> None:
+        """Start all children and the thread that watches them."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for child in self._children.values():
+            self._spawn(child)
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop all children: SIGTERM, then SIGKILL for those that do not listen."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            running = [child.process for child in self._children.values() if child.process is not None]
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline_s = self._clock.monotonic_s() + STOP_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the children that run now."""
+        with self._lock:
+            return {c.name: c.process.pid for c in self._children.values() if c.process is not None and c.process.poll() is None}
+
+    def log_file(self, name: str) -> Path:
+        """Where a child's output goes."""
+        return self._logs / f"{name}.log"
+
+    def _spawn(self, child: _Child) -> None:
+        with self.log_file(child.name).open("ab") as output:
+            # A session of its own: Ctrl-C at the terminal reaches the supervisor alone, which then stops the children in order.
+            # The pipe on standard input is how a child learns that the supervisor is gone.
+            child.process = subprocess.Popen(
+                child.command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=dict(child.environment),
+                start_new_session=True,
+            )
+        child.started_s = self._clock.monotonic_s()
+        child.restart_at_s = None
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.05):
+            with self._lock:
+                for child in self._children.values():
+                    self._look_after(child)
+
+    def _look_after(self, child: _Child) -> None:
+        now_s = self._clock.monotonic_s()
+        if child.restart_at_s is not None:
+            if now_s >= child.restart_at_s:
+                self._spawn(child)
+            return
+        assert child.process is not None, "a child without a process waits for its restart"
+        code = child.process.poll()
+        if code is None:
+            return
+        if child.process.stdin is not None:
+            child.process.stdin.close()
+        child.failures = child.failures + 1 if now_s - child.started_s < RESTART_S_MAX else 0
+        child.restart_at_s = now_s + min(RESTART_S * 2**child.failures, RESTART_S_MAX) if child.failures else now_s
+        log_event("process_exited", process=child.name, code=code)
+
+
+def run_node(settings: Settings) -> None:
+    """Run a node's workers until SIGTERM or SIGINT."""
+    supervisor = Supervisor(settings.data / "logs")
+    for index in range(settings.workers):
+        supervisor.add(
+            f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings
+        )
+    _run(supervisor)
+
+
+class Cluster:
+    """Controller, router and nodes as processes of this machine.
+
+    Args:
+        settings: What they share. Node *i* listens from `worker_port + i * workers` on.
+        nodes: How many nodes.
+    """
+
+    def __init__(self, settings: Settings, *, nodes: int = 1, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self._clock = clock or SystemClock()
+        self.supervisor = Supervisor(settings.data / "logs", clock=self._clock)
+        self.supervisor.add("controller", ["run", "controller"], settings)
+        self.supervisor.add("router", ["run", "router"], settings)
+        self._urls = {"controller": f"{settings.controller_url}/api/v1/health", "router": f"{settings.router_url}/health"}
+        for index in range(nodes):
+            node = settings if index == 0 else _node_settings(settings, index)
+            self.supervisor.add(node.node, ["run", "node"], node)
+            for worker in range(node.workers):
+                self._urls[f"{node.node}-w{worker}"] = f"{worker_url(node, worker)}/health"
+
+    def start(self, *, ready_timeout_s: float = 60.0, on_ready: Callable[[str], None] = lambda name: None) -> None:
+        """Start all processes and wait until each answers; `on_ready` hears their names as they do.
+
+        Raises:
+            Conflict: A port is taken; nothing was started.
+            Unavailable: A process did not answer in time; all are stopped again.
+        """
+        for name, url in self._urls.items():
+            check_port(*host_port(url), name)
+        self.supervisor.start()
+        deadline_s = self._clock.monotonic_s() + ready_timeout_s
+        waiting = dict(self._urls)
+        while waiting:
+            for name in [name for name, url in waiting.items() if healthy(url)]:
+                del waiting[name]
+                on_ready(name)
+            if waiting and self._clock.monotonic_s() > deadline_s:
+                self.stop()
+                name = next(iter(waiting))
+                raise Unavailable(
+                    f"{name} did not answer within {ready_timeout_s:g} s", hint=f"its output is in {self.supervisor.log_file(name)}"
+                )
+            self._clock.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop all processes."""
+        self.supervisor.stop()
+
+
+def healthy(url: str) -> bool:
+    """Whether a process answers its health check."""
+    host, port = host_port(url)
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    try:
+        connection.request("GET", urlsplit(url).path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _node_settings(settings: Settings, index: int) -> Settings:
+    return settings.model_copy(
+        update={"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers}
+    )
+
+
+def _run(supervisor: Supervisor) -> None:
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    supervisor.start()
+    stop.wait()
+    supervisor.stop()
