@@ -66,8 +66,8 @@ TRANSITIONS: dict[tuple[VersionStatus, Event], VersionStatus | None] = {
 
 ONGOING = _S.STARTED
 FAILED = frozenset({_S.ERROR, _S.KILLED})
-COMPLETE = frozenset({_S.ONLINE, _S.PUSHED, _S.ROLLED_BACK})
-"""Every partition was ready once."""
+WAITING = frozenset({_S.PUSHED, _S.ROLLED_BACK})
+"""Complete, and served as soon as an operator says so."""
 
 
 def next_status(store: str, version: Version, event: Event) -> VersionStatus | None:
@@ -104,7 +104,8 @@ def ongoing(store: Store) -> Version | None:
 
 def started(store: Store, version: Version) -> Store:
     """The store with a new version, whose number is the next one."""
-    assert version.number == store.largest_version + 1 and version.status is TRANSITIONS[_S.NOT_CREATED, _E.START]
+    assert version.number == store.largest_version + 1
+    assert version.status is TRANSITIONS[_S.NOT_CREATED, _E.START]
     return replace(store, versions=(*store.versions, version), largest_version=version.number)
 
 
@@ -147,7 +148,7 @@ def rolled_forward(store: Store, now_ms: int) -> Store:
     Raises:
         Conflict: There is none.
     """
-    waiting = [v for v in store.versions if v.number > store.current and v.status in COMPLETE]
+    waiting = [v for v in store.versions if v.number > store.current and v.status in WAITING]
     if not waiting:
         raise Conflict(
             f"store {store.name!r} has no complete version above its current one ({store.current or 'none'})",
