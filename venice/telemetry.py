@@ -1,8 +1,9 @@
-"""What Venice's processes say of themselves: a closed catalogue of log events and metrics, and the one object that emits them.
+"""What Venice's processes say of themselves: a closed catalogue of log events and metrics, and how they are emitted.
 
-An event or a metric that is not listed here does not exist: mypy refuses its name. A process makes one `Telemetry` at its
-edge and passes it on; nothing is global. structlog and prometheus_client are imported when one is made, so that clients
-which never log never load them.
+An event or a metric that is not listed here does not exist: mypy refuses its name. Events are lines on stderr, from the
+moment a process says `log_to_stderr`; a program that only embeds a client never does, and hears nothing. Metrics are kept in a
+`Metrics` that a process makes and passes on. structlog and prometheus_client are imported at first use, so that clients
+which neither log nor count never load them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge
 
-Level = Literal["info", "warning", "error"]
 Value = str | int | float | bool
 
 EventName = Literal[
-    # Processes. Every process says the first two; the supervisor says the others of its children.
-    "process_started",  # listening and serving
-    "process_stopped",  # ended because it was asked to
-    "process_died",  # ended by itself or was killed; the supervisor restarts it
-    "process_restarted",  # runs again
+    # Processes.
+    "process_started",
+    "process_stopped",  # because it was asked to
+    "process_exited",  # by itself, or killed; said by the supervisor, which starts it again
+    # Workers.
+    "worker_started",  # serving
+    "worker_stopped",
+    "report_failed",  # the controller did not hear from this worker; the next report says it all again
     # Versions, said by the controller.
     "version_created",  # a push began
     "version_swapped",  # reads go to it from now on
@@ -36,9 +39,16 @@ EventName = Literal[
     "replica_ready",
     "replica_failed",  # see `reason`; tried again after a pause
     "replica_retired",
-    # Anything that should not happen: a bug. `trace` names the file that holds its trace.
-    "internal_error",
 ]
+
+_LEVELS: Final[Mapping[EventName, str]] = {
+    "process_exited": "warning",
+    "report_failed": "warning",
+    "version_failed": "warning",
+    "version_killed": "warning",
+    "replica_failed": "error",
+}
+"""How bad an event is, where it is not plain information."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +78,40 @@ RESTARTS = Metric("venice_restarts", "counter", ("process",), "Times the supervi
 METRICS: Final = (REQUESTS, REPLICAS, FOLDED_RECORDS, CATALOG_SEQUENCE, VERSIONS, RESTARTS)
 
 
-class Telemetry:
-    """Emits events as lines and keeps metrics. Safe to share between threads.
+def log_to_stderr(process: str, now_ms: Callable[[], int], *, as_json: bool = False, stream: TextIO | None = None) -> None:
+    """Emit this process's events from now on.
 
     Args:
-        process: Who speaks: `controller`, `router`, `worker-0`.
+        process: Who speaks: `controller`, `router`, `node-1-w0`.
         now_ms: Wall time in milliseconds, of a Clock.
         as_json: One JSON object a line instead of plain text.
-        stream: Where the lines go; stderr by default, None for no lines at all (metrics are kept all the same).
+        stream: Where to instead of stderr.
     """
+    global _logger
+    _logger = _open_logger(process, now_ms, as_json, stream or sys.stderr)
 
-    def __init__(self, process: str, now_ms: Callable[[], int], *, as_json: bool = False, stream: TextIO | None = sys.stderr) -> None:
-        import structlog
+
+def log_nothing() -> None:
+    """Emit no events from now on: how every process begins."""
+    global _logger
+    _logger = None
+
+
+def log_event(name: EventName, **fields: Value) -> None:
+    """One line: when, how bad, who, what, and the fields. Never raises: a stream nobody reads any more is ignored."""
+    if _logger is not None:
+        getattr(_logger, _LEVELS.get(name, "info"))(name, **fields)
+
+
+class Metrics:
+    """The metrics of one process. Safe to share between threads."""
+
+    def __init__(self) -> None:
         from prometheus_client import CollectorRegistry
 
-        def stamp(_logger: object, level: str, line: MutableMapping[str, Any]) -> Mapping[str, Any]:
-            moment = datetime.fromtimestamp(now_ms() / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            return {"time": moment, "level": level, "process": process, **line}
-
-        render: Any = structlog.processors.JSONRenderer() if as_json else _plain
-        # Explicit processors: structlog's own configuration is global, and a program that embeds a client has its own.
-        self._logger: Any = structlog.wrap_logger(_Lines(stream), processors=[stamp, render], wrapper_class=structlog.BoundLogger)
         self._registry: CollectorRegistry = CollectorRegistry()
         self._metrics: dict[str, Counter | Gauge] = {}
         self._lock = Lock()
-
-    def event(self, name: EventName, *, level: Level = "info", **fields: Value) -> None:
-        """One line: when, how bad, who, what, and the fields. Never raises: a stream nobody reads any more is ignored."""
-        getattr(self._logger, level)(name, **fields)
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Add to a counter."""
@@ -136,11 +152,27 @@ class Telemetry:
         return made
 
 
+def _open_logger(process: str, now_ms: Callable[[], int], as_json: bool, stream: TextIO) -> Any:
+    import structlog
+
+    def stamp(_logger: object, level: str, line: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        moment = datetime.fromtimestamp(now_ms() / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"time": moment, "level": level, "process": process, **line}
+
+    render: Any = structlog.processors.JSONRenderer() if as_json else _plain
+    # Explicit processors: structlog's own configuration is global, and a program that embeds Venice may have its own.
+    return structlog.wrap_logger(_Lines(stream), processors=[stamp, render], wrapper_class=structlog.BoundLogger)
+
+
+_logger: Any = None
+"""The one piece of module state: whether and where this process logs. Like stderr itself, it belongs to the process."""
+
+
 class _Lines:
     """Where structlog leaves its rendered lines. One write each, so that processes sharing a terminal do not mix lines."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
         self._lock = Lock()
 
     def line(self, text: str) -> None:

@@ -4,76 +4,76 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
 from venice import telemetry
 from venice.clock import ManualClock
-from venice.telemetry import METRICS, REPLICAS, REQUESTS, EventName, Telemetry
+from venice.telemetry import METRICS, REPLICAS, REQUESTS, EventName, Metrics, log_event, log_nothing, log_to_stderr
 
 
 @pytest.fixture
-def make(clock: ManualClock) -> Callable[..., tuple[Telemetry, io.StringIO]]:
-    def build(**options: bool) -> tuple[Telemetry, io.StringIO]:
-        stream = io.StringIO()
-        return Telemetry("worker-0", clock.now_ms, stream=stream, **options), stream
-
-    return build
+def stream() -> Iterator[io.StringIO]:
+    yield io.StringIO()
+    log_nothing()
 
 
-def test_a_plain_line_names_time_level_process_event_and_fields(make: Callable[..., tuple[Telemetry, io.StringIO]]) -> None:
-    said, stream = make()
-    said.event("replica_failed", level="error", store="flights", version=3, reason="disk full: 0 bytes")
+def test_a_plain_line_names_time_level_process_event_and_fields(clock: ManualClock, stream: io.StringIO) -> None:
+    log_to_stderr("node-1-w0", clock.now_ms, stream=stream)
+    log_event("replica_failed", store="flights", version=3, reason="disk full: 0 bytes")
     assert stream.getvalue() == (
-        "2023-11-14T22:13:20.000Z error   worker-0     replica_failed store=flights version=3 reason='disk full: 0 bytes'\n"
+        "2023-11-14T22:13:20.000Z error   node-1-w0    replica_failed store=flights version=3 reason='disk full: 0 bytes'\n"
     )
 
 
-def test_a_json_line_is_one_object(make: Callable[..., tuple[Telemetry, io.StringIO]]) -> None:
-    said, stream = make(as_json=True)
-    said.event("process_started", url="http://127.0.0.1:7100")
+def test_a_json_line_is_one_object(clock: ManualClock, stream: io.StringIO) -> None:
+    log_to_stderr("router", clock.now_ms, as_json=True, stream=stream)
+    log_event("process_started", url="http://127.0.0.1:7071")
     assert json.loads(stream.getvalue()) == {
         "time": "2023-11-14T22:13:20.000Z",
         "level": "info",
-        "process": "worker-0",
+        "process": "router",
         "event": "process_started",
-        "url": "http://127.0.0.1:7100",
+        "url": "http://127.0.0.1:7071",
     }
 
 
-def test_a_line_break_in_a_field_stays_inside_its_line(make: Callable[..., tuple[Telemetry, io.StringIO]]) -> None:
-    said, stream = make()
-    said.event("replica_failed", reason="one\ntwo")
+def test_a_line_break_in_a_field_stays_inside_its_line(clock: ManualClock, stream: io.StringIO) -> None:
+    log_to_stderr("router", clock.now_ms, stream=stream)
+    log_event("replica_failed", reason="one\ntwo")
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_closed_stream_stops_nobody(clock: ManualClock) -> None:
-    stream = io.StringIO()
+def test_a_closed_stream_stops_nobody(clock: ManualClock, stream: io.StringIO) -> None:
     stream.close()
-    said = Telemetry("router", clock.now_ms, stream=stream)
-    said.event("process_started")
-    said.event("process_stopped")
+    log_to_stderr("router", clock.now_ms, stream=stream)
+    log_event("process_started")
+    log_event("process_stopped")
 
 
-def test_metrics_are_exposed_under_their_names(make: Callable[..., tuple[Telemetry, io.StringIO]]) -> None:
-    said, _ = make()
-    said.add(REQUESTS, kind="get", status="200")
-    said.add(REQUESTS, 2, kind="get", status="200")
+def test_nothing_is_said_before_a_process_asks_for_it(capfd: pytest.CaptureFixture[str]) -> None:
+    log_event("process_started")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_metrics_are_exposed_under_their_names() -> None:
+    metrics = Metrics()
+    metrics.add(REQUESTS, kind="get", status="200")
+    metrics.add(REQUESTS, 2, kind="get", status="200")
     held = [4.0]
-    said.watch(REPLICAS, lambda: held[0], state="ready")
-    said.set(REPLICAS, 1, state="error")
+    metrics.watch(REPLICAS, lambda: held[0], state="ready")
+    metrics.set(REPLICAS, 1, state="error")
     held[0] = 5
-    text = said.exposition().decode()
+    text = metrics.exposition().decode()
     assert 'venice_requests_total{kind="get",status="200"} 3.0' in text
     assert 'venice_replicas{state="ready"} 5.0' in text
     assert 'venice_replicas{state="error"} 1.0' in text
 
 
-def test_two_telemetries_share_nothing(make: Callable[..., tuple[Telemetry, io.StringIO]]) -> None:
-    first, _ = make()
-    second, _ = make()
+def test_two_processes_worth_of_metrics_share_nothing() -> None:
+    first, second = Metrics(), Metrics()
     first.add(REQUESTS, kind="get", status="200")
     assert b"venice_requests_total{" not in second.exposition()
 
