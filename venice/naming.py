@@ -11,6 +11,7 @@ REPORTS_TOPIC = "venice_reports"
 RESERVED_PREFIX = "venice_"
 
 _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,127}")
+_TOPIC = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
 _VERSION_TOPIC = re.compile(r"(?P<store>.+)_v(?P<version>[1-9][0-9]*)")
 
 
@@ -26,6 +27,19 @@ def check_store_name(name: str) -> str:
         )
     if name.startswith(RESERVED_PREFIX):
         raise InvalidRequest(f"store name {name!r} is reserved", hint=f"choose one that does not start with {RESERVED_PREFIX!r}")
+    return name
+
+
+def check_topic_name(name: str) -> str:
+    """`name` itself if it may name a topic, in any log.
+
+    Raises:
+        InvalidRequest: Letters, digits, `.`, `_` and `-` only, at most 200.
+    """
+    if not _TOPIC.fullmatch(name):
+        raise InvalidRequest(
+            f"topic name {name!r} is not allowed", hint="use 1 to 200 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        )
     return name
 
 

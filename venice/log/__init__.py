@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
+"""Largest payload a log takes: the largest value a store may allow by default, its metadata and more."""
+
+PARTITIONS_MAX = 10_000
+"""Most partitions a topic can have."""
+
 
 class Entry(NamedTuple):
     """One record as the log holds it. A tuple, because a reader makes hundreds of thousands of them a second."""
