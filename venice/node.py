@@ -28,7 +28,7 @@ from venice.replicas import OpenVersions, ReplicaSet, Wanted
 from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
-from venice.telemetry import log_event
+from venice.telemetry import log_event, log_to_stderr
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -71,6 +71,7 @@ class WorkerRuntime:
             Unavailable: The log cannot be reached.
         """
         settings = self.settings
+        log_to_stderr(self.id, self._clock.now_ms)
         self._log = open_log(settings.log_url, self._clock)
         ensure_topics(self._log)
         self._tail = CatalogTail(self._log, self._clock)
@@ -153,7 +154,7 @@ class WorkerRuntime:
                 self._log.append(REPORTS_TOPIC, 0, [log_record.encode(record)])
             except VeniceError as error:
                 # The next report is a full state again: nothing is lost by leaving this one out.
-                log_event("report_failed", worker=self.id, error=str(error))
+                log_event("report_failed", worker=self.id, reason=str(error))
 
 
 def ensure_topics(log: Log) -> None:
@@ -170,6 +171,7 @@ def run_controller(settings: Settings) -> None:
     from venice.control.controller import Controller
 
     clock = SystemClock()
+    log_to_stderr("controller", clock.now_ms)
     log = open_log(settings.log_url, clock)
     ensure_topics(log)
     controller = Controller(log, clock, settings)
@@ -189,6 +191,7 @@ def run_controller(settings: Settings) -> None:
 def run_router(settings: Settings) -> None:
     """Run a router until SIGTERM or SIGINT."""
     clock = SystemClock()
+    log_to_stderr("router", clock.now_ms)
     log = open_log(settings.log_url, clock)
     ensure_topics(log)
     tail = CatalogTail(log, clock)

@@ -22,6 +22,7 @@ from venice.model import ReplicaReport, ReplicaState, SnapshotRef, Version
 from venice.naming import replica_name, version_topic
 from venice.storage import Identity, PartitionStorage
 from venice.storage.snapshot import Manifest, attach, open_replica, read_manifest
+from venice.telemetry import log_event
 
 OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
 """(store, version) → partition → storage: what can be read now."""
@@ -87,7 +88,14 @@ class ReplicaSet:
     """
 
     def __init__(
-        self, folder: Path, log: Log, *, clock: Clock, ids: Callable[[], str], grace_s: float = 5.0, attachers: int = 2
+        self,
+        folder: Path,
+        log: Log,
+        *,
+        clock: Clock,
+        ids: Callable[[], str],
+        grace_s: float = 5.0,
+        attachers: int = 2,
     ) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -247,10 +255,12 @@ class ReplicaSet:
             self._fail(replica, f"{type(error).__name__}: {error}", now_s)
         else:
             replica.state = ReplicaState.READY
+            log_event("replica_ready", replica=replica.wanted.name, rows=storage.row_count)
 
     def _fail(self, replica: _Replica, error: str, now_s: float) -> None:
         self._close(replica)
         replica.state, replica.error, replica.retry_at_s = ReplicaState.ERROR, error, now_s + RETRY_S
+        log_event("replica_failed", replica=replica.wanted.name, reason=error)
 
     def _publish(self) -> None:
         versions: dict[tuple[str, int], dict[int, PartitionStorage]] = {}
@@ -270,6 +280,7 @@ class ReplicaSet:
                 replica.attaching.result().close()
         self._close(replica)
         shutil.rmtree(self._folder / name, ignore_errors=True)
+        log_event("replica_retired", replica=name)
         return True
 
     def _close(self, replica: _Replica) -> None:

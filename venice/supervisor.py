@@ -19,7 +19,7 @@ from venice.clock import Clock, SystemClock
 from venice.config import Settings, environment
 from venice.errors import Unavailable
 from venice.node import check_port, host_port, on_stop_signal, worker_url
-from venice.telemetry import log_event
+from venice.telemetry import log_event, log_to_stderr
 
 WORKER_BUILD = "venice_flows.worker:build"
 RESTART_S = 0.1
@@ -133,12 +133,14 @@ class Supervisor:
             child.process.stdin.close()
         child.failures = child.failures + 1 if now_s - child.started_s < RESTART_S_MAX else 0
         child.restart_at_s = now_s + min(RESTART_S * 2**child.failures, RESTART_S_MAX) if child.failures else now_s
-        log_event("process_exited", process=child.name, code=code)
+        log_event("process_exited", child=child.name, code=code)
 
 
 def run_node(settings: Settings) -> None:
     """Run a node's workers until SIGTERM or SIGINT."""
-    supervisor = Supervisor(settings.data / "logs")
+    clock = SystemClock()
+    log_to_stderr(settings.node, clock.now_ms)
+    supervisor = Supervisor(settings.data / "logs", clock=clock)
     for index in range(settings.workers):
         supervisor.add(
             f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings
