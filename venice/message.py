@@ -1,0 +1,128 @@
+"""HTTP messages as values, and their text. Knows nothing of Venice and does no I/O: bytes in, values out.
+
+`venice/wire.py` says which headers and bodies Venice uses; `venice/serve/http.py` is the server's half of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import httptools
+
+from venice.errors import Corrupt
+
+
+class Headers(dict[bytes, bytes]):
+    """Header fields by lower-case name. Never changed once made: `block` is rendered once and kept."""
+
+    __slots__ = ("_block",)
+    _block: bytes
+
+    @property
+    def block(self) -> bytes:
+        """The fields as header lines, each with its line end."""
+        try:
+            return self._block
+        except AttributeError:
+            self._block = b"".join(b"%b: %b\r\n" % (shown(name), value) for name, value in self.items())
+            return self._block
+
+
+def shown(name: bytes) -> bytes:
+    """A header's name as people write it."""
+    return name.upper() if name.startswith(b"x-venice") else name.title()
+
+
+class Request(NamedTuple):
+    """One HTTP request. A HEAD request is a GET here: the driver leaves the body out."""
+
+    method: bytes
+    target: bytes
+    """Path and query as sent: percent-encoded."""
+    headers: Mapping[bytes, bytes]
+    body: bytes = b""
+
+
+class Response(NamedTuple):
+    """One HTTP answer with its whole body."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+
+
+class Transport(Protocol):
+    """Carries requests to one server. Raises Unavailable, never answers in part."""
+
+    def send(self, request: Request) -> Response: ...
+
+    def stream(self, request: Request) -> tuple[Response, Iterator[bytes]]:
+        """Status and headers with an empty body, and the body in pieces as they arrive."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def render_request(request: Request, host: bytes) -> bytes:
+    """The bytes of a request on a kept-alive connection to `host` (HOST:PORT)."""
+    block = request.headers.block if isinstance(request.headers, Headers) else Headers(request.headers).block
+    if request.body or request.method != b"GET":
+        block += b"Content-Length: %d\r\n" % len(request.body)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n%b" % (request.method, request.target, host, block, request.body)
+
+
+class ResponseParser:
+    """The bytes that arrive on one connection → answers, in order.
+
+    An answer that ends with the connection instead of after its announced length never comes out: it may be cut.
+    """
+
+    __slots__ = ("_done", "_parser", "_parts", "headers", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        """Of the answer under way, once its headers are complete; 0 before."""
+        self.headers = Headers()
+        self._parts: list[bytes] = []
+        self._done: list[Response] = []
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> list[Response]:
+        """The answers completed by `data`.
+
+        Raises:
+            Corrupt: It is not HTTP; close the connection.
+        """
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise Corrupt(f"the answer is not HTTP: {error}", hint="check that the URL names a Venice router or worker") from error
+        if not self._done:
+            return []
+        done, self._done = self._done, []
+        return done
+
+    def drain(self) -> bytes:
+        """What has arrived of the body under way since the last call; the completed answer then has only the rest."""
+        part = b"".join(self._parts)
+        self._parts.clear()
+        return part
+
+    def on_message_begin(self) -> None:
+        self.status = 0
+        self.headers = Headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self.status = status if status >= 200 else 0
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self._done.append(Response(self.status, self.headers, self.drain()))
