@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 from venice.clock import Clock
 from venice.control.answers import Health, NodeInfo, PushGrant, VersionInfo
 from venice.control.encoding import from_json
-from venice.errors import BY_KIND, Corrupt, InvalidRequest, Unavailable, VeniceError
+from venice.errors import InvalidRequest, Unavailable
 from venice.model import Store, StoreConfig, ValueSchema
+from venice.wire import error_of
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ class ControllerClient:
         finally:
             connection.close()
         if response.status >= 400:
-            raise _error(answer, response.status, self._url)
+            raise error_of(response.status, answer)
         return answer
 
 
@@ -165,11 +166,3 @@ def _config(config: StoreConfig) -> dict[str, int]:
 
 def _many(cls: type[T], answer: bytes) -> tuple[T, ...]:
     return from_json(tuple[cls, ...], answer, f"list of {cls.__name__}")  # type: ignore[valid-type]
-
-
-def _error(answer: bytes, status: int, url: str) -> VeniceError:
-    try:
-        body = json.loads(answer)
-        return BY_KIND[body["kind"]](str(body["message"]), hint=str(body["hint"]), **body["data"])
-    except (ValueError, KeyError, TypeError):
-        return Corrupt(f"{url} answered {status} with {answer[:80]!r}", hint="is it a Venice controller? check controller_url")

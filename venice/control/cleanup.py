@@ -1,0 +1,125 @@
+"""What retired versions leave behind: blob folders and version topics that no version of the catalog needs.
+
+Nothing is kept on what is to be deleted: it is the difference between what is there and what the catalog names, so that
+a controller that died in the middle needs no memory. Only names the catalog has given out are touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from venice.clock import Clock
+from venice.control.catalog import Catalog
+from venice.errors import InvalidRequest
+from venice.log import Log
+from venice.model import Version, VersionStatus
+from venice.naming import parse_version_topic, snapshot_folder, version_topic
+from venice.rules.lifecycle import FAILED
+
+
+class Blobs:
+    """The folder that holds sealed snapshots: `<store>/<store>_v<N>/<attempt>`. The one place of control that knows so."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+
+    def attempt(self, store: str, version: int, attempt: str) -> str:
+        """Where one attempt of a push writes."""
+        return str(self._root / snapshot_folder(store, version, attempt))
+
+    def check_attempt(self, uri: str, store: str, version: int) -> None:
+        """Raises InvalidRequest unless `uri` is an attempt's folder of this version."""
+        parent = self._root / store / version_topic(store, version)
+        if Path(uri).parent != parent:
+            raise InvalidRequest(f"snapshot {uri!r} does not lie in {parent}", hint="seal the folder that the push was given")
+
+    def attempts(self, stores: Iterator[str]) -> Iterator[tuple[str, int, str]]:
+        """(store, version, uri) of every attempt's folder that is there."""
+        for store in stores:
+            for version_folder in _folders(self._root / store):
+                parsed = parse_version_topic(version_folder.name)
+                if parsed is not None and parsed[0] == store:
+                    for attempt in _folders(version_folder):
+                        yield store, parsed[1], str(attempt)
+
+    def delete(self, uri: str, *, store_is_gone: bool) -> None:
+        """Delete an attempt's folder, and its version's if that becomes empty. Raises OSError.
+
+        The store's own folder goes only with its store: a push that begins could be making its folders in it.
+        """
+        folder = Path(uri)
+        shutil.rmtree(folder)
+        for parent in (folder.parent, folder.parent.parent)[: 1 + store_is_gone]:
+            if any(parent.iterdir()):
+                return
+            parent.rmdir()
+
+
+class Cleanup:
+    """Deletes leftovers once they have been leftovers for `grace_s`. One thread at a time.
+
+    The grace is longer than the time for which workers keep a retired version open; after a restart it begins anew.
+    """
+
+    def __init__(self, log: Log, blobs: Blobs, clock: Clock, grace_s: float) -> None:
+        self._log = log
+        self._blobs = blobs
+        self._clock = clock
+        self._grace_s = grace_s
+        self._since_s: dict[str, float] = {}
+        """Leftover → when it was first seen to be one."""
+
+    def sweep(self, catalog: Catalog) -> list[str]:
+        """Delete what is due and return what could not be deleted: it is tried again at the next sweep.
+
+        `catalog` must be the one of a session that still holds, or what a newer controller has begun would be deleted.
+        """
+        topics = {f"topic {name}": name for name in self._log.topics() if _is_left(catalog, *(parse_version_topic(name) or ("", 0)))}
+        names = iter(sorted({*catalog.stores, *catalog.graveyards}))
+        stale = [(store, uri) for store, number, uri in self._blobs.attempts(names) if _is_stale(catalog, store, number, uri)]
+        folders = {f"folder {uri}": (uri, store not in catalog.stores) for store, uri in stale}
+        now_s = self._clock.monotonic_s()
+        self._since_s = {name: self._since_s.get(name, now_s) for name in (*topics, *folders)}
+        problems: list[str] = []
+        for name, since_s in self._since_s.items():
+            if now_s - since_s < self._grace_s:
+                continue
+            if name in topics:
+                self._log.delete_topic(topics[name])
+                continue
+            try:
+                uri, store_is_gone = folders[name]
+                self._blobs.delete(uri, store_is_gone=store_is_gone)
+            except OSError as error:
+                problems.append(f"{name} cannot be deleted: {error.strerror}")
+        return problems
+
+
+def _is_left(catalog: Catalog, store: str, number: int) -> bool:
+    """This name has given out the number, and no version has it any more."""
+    known = catalog.stores.get(store) or catalog.graveyards.get(store)
+    return known is not None and 0 < number <= known.largest_version and _version(catalog, store, number) is None
+
+
+def _is_stale(catalog: Catalog, store: str, number: int, uri: str) -> bool:
+    version = _version(catalog, store, number)
+    if version is None:
+        return _is_left(catalog, store, number)
+    if version.status in FAILED:
+        return True
+    # Attempts that lost to the sealed one; before the seal, any may still win.
+    return version.snapshot is not None and version.snapshot.uri != uri and version.status is not VersionStatus.STARTED
+
+
+def _version(catalog: Catalog, store: str, number: int) -> Version | None:
+    found = catalog.stores.get(store)
+    return found.version(number) if found is not None else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
