@@ -174,11 +174,12 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graveyard:
-    """What outlives a deleted store: its name's largest version number."""
+    """What outlives a deleted store: the largest numbers its name has given out."""
 
     name: str
     largest_version: int
     deleted_ms: int
+    largest_schema_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
