@@ -1,81 +1,127 @@
-"""One value ⇄ Avro bytes, for one schema."""
+"""One value ⇄ Avro bytes, for one schema: the face of the code generators of this package.
+
+Read path: storage → **codec** → caller. Write path: caller → **codec** → log or snapshot.
+
+Bytes and values are those of fastavro (laws in `tests/laws/test_codec_laws.py`), with what fastavro lets through in
+silence refused. Works on plain `bytes`; a codec is immutable and safe to share between threads.
+"""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
-import fastavro
+from venice.schema.copying import generate_copier
+from venice.schema.decoding import generate_decoder
+from venice.schema.fast_encoding import generate_encoder
+from venice.schema.parsing import parse
+from venice.schema.types import Schema
 
-from venice.errors import Corrupt, InvalidRequest
+_SCHEMAS_MAX = 256
+"""Schemas whose generated functions are kept; generating one takes about a millisecond."""
+
+
+class Decode(Protocol):
+    """Reads the value at `offset`."""
+
+    def __call__(self, data: bytes, offset: int = 0, /) -> Any: ...
 
 
 class Codec:
     """Encodes and decodes the values of one Avro schema.
 
     Args:
-        schema_json: The schema as JSON text.
+        schema_json: The schema as JSON text, or the bare name of a primitive type.
+        sort_maps: Encode the entries of maps by key. Keys need it (`key_codec`): their identity is their bytes.
+
+    Attributes:
+        schema: The parsed schema.
+        schema_json: The text it was made from.
+        encode: `encode(value) -> bytes`. Raises InvalidRequest, naming the path within the value, if it does not fit.
+        decode: `decode(data, offset=0) -> value` of the bytes from `offset` to the end. Raises Corrupt if they are anything
+            but one value.
+        decode_from: `decode_from(data, offset=0) -> (value, end)`, for values written one after the other. Raises Corrupt.
+
+    Raises:
+        InvalidRequest: The text is not an Avro schema; the message names the place.
+    """
+
+    __slots__ = ("_sort_maps", "decode", "decode_from", "encode", "schema", "schema_json")
+
+    decode: Decode
+    decode_from: Decode
+    encode: Callable[[Any], bytes]
+
+    def __init__(self, schema_json: str, *, sort_maps: bool = False) -> None:
+        self.schema_json = schema_json
+        self.schema: Schema = _parse(schema_json)
+        self._sort_maps = sort_maps
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached once per function: it then fills its slot, so that a call costs no more than that of a plain attribute.
+        generate = _GENERATORS.get(name)
+        if generate is None:
+            raise AttributeError(name)
+        function = generate(self.schema_json, self._sort_maps)
+        setattr(self, name, function)
+        return function
+
+    def __repr__(self) -> str:
+        return f"Codec({self.schema_json!r})"
+
+
+def key_codec(schema_json: str) -> Codec:
+    """The codec of a key schema: equal keys have equal bytes, maps included."""
+    return Codec(schema_json, sort_maps=True)
+
+
+@lru_cache(_SCHEMAS_MAX)
+def reader(writer_schema: str, reader_schema: str) -> Decode:
+    """`read(data, offset=0)` → value of the reader's schema, from bytes written with the writer's.
+
+    Fields the reader lacks are skipped and those the writer lacked take their defaults, so a reader schema with some of
+    the writer's fields is a projection. Resolution is that of the Avro specification; logical types are the reader's.
+
+    Raises:
+        Incompatible: Nothing written with the one can be read with the other. `read` itself raises it for a value that
+            cannot (a union branch or an enum symbol the reader lacks), and Corrupt for damaged bytes.
+        InvalidRequest: One of the two is not an Avro schema.
+    """
+    writer, wanted = _parse(writer_schema), _parse(reader_schema)
+    if writer.root == wanted.root:
+        return _decode(writer_schema, False)
+    return generate_decoder(writer, wanted, whole=True)
+
+
+@lru_cache(_SCHEMAS_MAX)
+def copier(schema_json: str) -> Callable[[Any], Any]:
+    """`copy(value)` for decoded values: what is done to the copy does not reach the original.
 
     Raises:
         InvalidRequest: The text is not an Avro schema.
     """
-
-    __slots__ = ("_parsed", "schema_json")
-
-    def __init__(self, schema_json: str) -> None:
-        self.schema_json = schema_json
-        try:
-            self._parsed = fastavro.parse_schema(json.loads(schema_json))
-        except Exception as error:
-            raise InvalidRequest(f"not an Avro schema: {error}", hint="pass the schema as Avro JSON") from error
-
-    def encode(self, value: Any) -> bytes:
-        out = io.BytesIO()
-        try:
-            fastavro.schemaless_writer(out, self._parsed, value, strict_allow_default=True)
-        except Exception as error:
-            raise InvalidRequest(f"value does not fit the schema: {error}", hint="compare the value with the schema") from error
-        return out.getvalue()
-
-    def decode(self, data: bytes, offset: int = 0) -> Any:
-        value, end = self.decode_from(data, offset)
-        if end != len(data):
-            raise Corrupt(f"{len(data) - end} bytes after the end of an Avro value", hint="the bytes were written with another schema")
-        return value
-
-    def decode_from(self, data: bytes, offset: int = 0) -> tuple[Any, int]:
-        source = io.BytesIO(data)
-        source.seek(offset)
-        try:
-            value = fastavro.schemaless_reader(source, self._parsed, None)
-        except Exception as error:
-            raise Corrupt(f"not an Avro value of this schema: {error}", hint="the bytes were written with another schema") from error
-        return value, source.tell()
+    return generate_copier(_parse(schema_json))
 
 
-def reader(writer_schema: str, reader_schema: str) -> Callable[[bytes, int], Any]:
-    """A function (data, offset) → value of the reader schema, for bytes written with the writer schema."""
-    writer = Codec(writer_schema)
-    if writer_schema == reader_schema:
-        return writer.decode
-    wanted = fastavro.parse_schema(json.loads(reader_schema))
-
-    def read(data: bytes, offset: int = 0) -> Any:
-        source = io.BytesIO(data)
-        source.seek(offset)
-        try:
-            return fastavro.schemaless_reader(source, writer._parsed, wanted)
-        except Exception as error:
-            raise Corrupt(f"not an Avro value of this schema: {error}", hint="the bytes were written with another schema") from error
-
-    return read
+@lru_cache(_SCHEMAS_MAX)
+def _parse(text: str) -> Schema:
+    return parse(text)
 
 
-def copier(schema_json: str) -> Callable[[Any], Any]:
-    """A function that copies a decoded value deeply enough that changing the copy leaves the original as it is."""
-    from copy import deepcopy
+@lru_cache(_SCHEMAS_MAX)
+def _decode(text: str, _sort_maps: bool) -> Decode:
+    return generate_decoder(_parse(text), _parse(text), whole=True)
 
-    Codec(schema_json)
-    return deepcopy
+
+@lru_cache(_SCHEMAS_MAX)
+def _decode_from(text: str, _sort_maps: bool) -> Decode:
+    return generate_decoder(_parse(text), _parse(text), whole=False)
+
+
+@lru_cache(_SCHEMAS_MAX)
+def _encode(text: str, sort_maps: bool) -> Callable[[Any], bytes]:
+    return generate_encoder(_parse(text), sort_maps=sort_maps)
+
+
+_GENERATORS: dict[str, Callable[[str, bool], Any]] = {"encode": _encode, "decode": _decode, "decode_from": _decode_from}
