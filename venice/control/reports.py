@@ -7,12 +7,13 @@ started: an older one may describe a process that is long gone.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from venice.clock import Clock
 from venice.control.encoding import decode_report
 from venice.errors import Corrupt
-from venice.log import Log
+from venice.log import Entry, Log
 from venice.model import Assignment, ReplicaReport, ReplicaState, Version, WorkerReport
 from venice.naming import REPORTS_TOPIC
 from venice.rules.placement import needed
@@ -45,7 +46,7 @@ class Progress:
 
 
 class Reports:
-    """The reports since this was made. One thread at a time."""
+    """The reports since this was made. `poll` in one thread; all else under the controller's lock."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         log.create_topic(REPORTS_TOPIC, 1)
@@ -60,18 +61,19 @@ class Reports:
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_MAX)
         """Reports that could not be read, newest last."""
 
-    def poll(self, timeout_s: float = 0.0) -> bool:
-        """Take in what is there, or what comes within `timeout_s`; whether any replica or worker changed."""
+    def poll(self, timeout_s: float = 0.0) -> list[Entry]:
+        """The entries that are there, or that come within `timeout_s`. Waits, so call it without a lock held."""
+        return self._reader.poll(timeout_s=timeout_s)
+
+    def take(self, entries: Iterable[Entry]) -> bool:
+        """Take in what `poll` returned; whether any replica or worker changed."""
         changed = False
-        entries = self._reader.poll(timeout_s=timeout_s)
-        while entries:
-            for entry in entries:
-                try:
-                    changed |= self._take(decode_report(entry.payload))
-                except Corrupt as error:
-                    # A worker's next report says everything again; the cluster must not stop for one.
-                    self.problems.append(f"report {entry.offset}: {error.message}")
-            entries = self._reader.poll()
+        for entry in entries:
+            try:
+                changed |= self._take(decode_report(entry.payload))
+            except Corrupt as error:
+                # A worker's next report says everything again; the cluster must not stop for one.
+                self.problems.append(f"report {entry.offset}: {error.message}")
         return changed
 
     def _take(self, report: WorkerReport) -> bool:

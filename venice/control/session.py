@@ -15,7 +15,9 @@ from venice.clock import Clock
 from venice.control.catalog import Catalog, CatalogReader, Entity, encode_declaration, encode_entity, entity_key
 from venice.errors import Fenced, Unavailable
 from venice.log import Log
+from venice.model import Store, VersionStatus
 from venice.naming import CATALOG_TOPIC
+from venice.telemetry import log_event
 
 _ATTEMPTS = 5
 
@@ -106,6 +108,8 @@ class Session:
                     hint="look what the command has done, then try again",
                     again=False,
                 )
+            if isinstance(entity, Store):
+                _log_changes(before.stores.get(entity.name), entity)
         return after
 
     def close(self) -> None:
@@ -113,3 +117,24 @@ class Session:
 
     def _holds(self, catalog: Catalog) -> bool:
         return (catalog.term, catalog.session) == (self.term, self.id)
+
+
+def _log_changes(before: Store | None, after: Store) -> None:
+    """Say what became of the versions; every change of a status passes here."""
+    was = {version.number: version.status for version in before.versions} if before is not None else {}
+    for version in after.versions:
+        if was.pop(version.number, None) is version.status:
+            continue
+        match version.status:
+            case VersionStatus.STARTED:
+                log_event("version_created", store=after.name, version=version.number, push=version.push_id)
+            case VersionStatus.ERROR:
+                log_event("version_failed", store=after.name, version=version.number, reason=version.reason)
+            case VersionStatus.KILLED:
+                log_event("version_killed", store=after.name, version=version.number, reason=version.reason)
+            case _:
+                pass
+    if before is not None and after.current != before.current:
+        log_event("version_swapped", store=after.name, version=after.current, before=before.current)
+    for number in was:
+        log_event("version_retired", store=after.name, version=number)

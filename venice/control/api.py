@@ -1,0 +1,229 @@
+"""The control API over HTTP: `/api/v1/…`, its OpenAPI page at `/docs`, errors as JSON {kind, message, hint, data}."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from venice.control.answers import Health, NodeInfo, PushGrant, VersionInfo
+from venice.control.controller import Controller
+from venice.control.encoding import to_json
+from venice.control.stores import LIMITS
+from venice.errors import InvalidRequest, NotFound, VeniceError
+from venice.model import Store, StoreConfig, ValueSchema
+from venice.wire import error_json, status_of
+
+PREFIX = "/api/v1"
+
+
+class Body(BaseModel):
+    """A request's body: a field that is not known is an error, not a setting that silently does nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigBody(Body):
+    """What an owner may set; what is left out keeps its value."""
+
+    partition_count: int | None = Field(None, description="Partitions of versions made from now on.")
+    replication_factor: int | None = Field(None, description="Nodes that hold each partition.")
+    versions_preserved: int | None = Field(None, description="Complete versions that stay, the current one included.")
+    record_bytes_max: int | None = Field(None, description="Largest encoded value, in bytes.")
+
+    def given(self) -> dict[str, int]:
+        """The fields that are not None."""
+        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+
+
+class CreateStore(Body):
+    """A new store; schemas are Avro JSON."""
+
+    name: str
+    key_schema: str
+    value_schema: str | None = None
+    owner: str = ""
+    config: ConfigBody = ConfigBody()
+
+
+class UpdateStore(Body):
+    """Changes of a store."""
+
+    owner: str | None = None
+    config: ConfigBody = ConfigBody()
+
+
+class AddSchema(Body):
+    """A value schema, as Avro JSON."""
+
+    schema_: str = Field(alias="schema")
+
+
+class CreateVersion(Body):
+    """The beginning of a push."""
+
+    push_id: str = Field(description="Names the push: the same id finds the same version again.")
+    deferred_swap: bool = Field(False, description="Stop at PUSHED; an operator rolls forward.")
+
+
+class Seal(Body):
+    """A sealed snapshot."""
+
+    uri: str
+    sha256: str = Field(description="Of the manifest's bytes.")
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    value_schema_id: int = Field(ge=1)
+
+
+class Reason(Body):
+    """Why a version is given up."""
+
+    reason: str = ""
+
+
+class Nothing(Body):
+    """A body without fields."""
+
+
+def build_app(controller: Controller) -> FastAPI:
+    """The API of a controller that was opened. Handlers run in threads: the controller may wait for the log."""
+    app = FastAPI(title="Venice control API", version="1", docs_url="/docs", redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
+    _add_errors(app)
+    _add_stores(app, controller)
+    _add_versions(app, controller)
+    _add_cluster(app, controller)
+    return app
+
+
+def _answer(value: object, cls: Any = None, status: int = 200) -> Response:
+    # Encoded by the model's own adapter: the same bytes as in the catalog, and nothing is validated twice.
+    return Response(to_json(value, cls), status, media_type="application/json")
+
+
+def _add_stores(app: FastAPI, controller: Controller) -> None:
+    @app.post(f"{PREFIX}/stores", response_model=Store, status_code=201, tags=["stores"])
+    def create_store(body: CreateStore) -> Response:
+        config = StoreConfig(**body.config.given())
+        store = controller.create_store(
+            body.name, key_schema=body.key_schema, value_schema=body.value_schema, owner=body.owner, config=config
+        )
+        return _answer(store, status=201)
+
+    @app.get(f"{PREFIX}/stores", response_model=list[Store], tags=["stores"])
+    def list_stores() -> Response:
+        return _answer(controller.list_stores(), tuple[Store, ...])
+
+    @app.get(f"{PREFIX}/stores/{{store}}", response_model=Store, tags=["stores"])
+    def get_store(store: str) -> Response:
+        return _answer(controller.get_store(store))
+
+    @app.patch(f"{PREFIX}/stores/{{store}}", response_model=Store, tags=["stores"])
+    def update_store(store: str, body: UpdateStore) -> Response:
+        return _answer(controller.update_store(store, owner=body.owner, config=body.config.given()))
+
+    @app.delete(f"{PREFIX}/stores/{{store}}", status_code=204, tags=["stores"])
+    def delete_store(store: str) -> Response:
+        controller.delete_store(store)
+        return Response(status_code=204)
+
+    @app.post(f"{PREFIX}/stores/{{store}}/schemas", response_model=ValueSchema, tags=["schemas"])
+    def add_schema(store: str, body: AddSchema) -> Response:
+        return _answer(controller.add_schema(store, body.schema_))
+
+    @app.get(f"{PREFIX}/stores/{{store}}/schemas", response_model=list[ValueSchema], tags=["schemas"])
+    def list_schemas(store: str) -> Response:
+        return _answer(controller.get_store(store).value_schemas, tuple[ValueSchema, ...])
+
+
+def _add_versions(app: FastAPI, controller: Controller) -> None:
+    @app.post(f"{PREFIX}/stores/{{store}}/versions", response_model=PushGrant, tags=["versions"])
+    def create_version(store: str, body: CreateVersion) -> Response:
+        return _answer(controller.create_version(store, push_id=body.push_id, deferred_swap=body.deferred_swap))
+
+    @app.get(f"{PREFIX}/stores/{{store}}/versions", response_model=list[VersionInfo], tags=["versions"])
+    def list_versions(store: str) -> Response:
+        return _answer(controller.list_versions(store), tuple[VersionInfo, ...])
+
+    @app.get(f"{PREFIX}/stores/{{store}}/versions/{{number}}", response_model=VersionInfo, tags=["versions"])
+    def get_version(store: str, number: int) -> Response:
+        return _answer(controller.get_version(store, number))
+
+    @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/heartbeat", response_model=VersionInfo, tags=["versions"])
+    def heartbeat(store: str, number: int, body: Nothing) -> Response:
+        return _answer(controller.heartbeat(store, number))
+
+    @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/seal", response_model=VersionInfo, tags=["versions"])
+    def seal(store: str, number: int, body: Seal) -> Response:
+        sealed = controller.seal(
+            store,
+            number,
+            uri=body.uri,
+            sha256=body.sha256,
+            rows=body.rows,
+            bytes_=body.bytes,
+            value_schema_id=body.value_schema_id,
+        )
+        return _answer(sealed)
+
+    @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/kill", response_model=VersionInfo, tags=["versions"])
+    def kill(store: str, number: int, body: Reason) -> Response:
+        return _answer(controller.kill(store, number, body.reason))
+
+    @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/fail", response_model=VersionInfo, tags=["versions"])
+    def fail(store: str, number: int, body: Reason) -> Response:
+        return _answer(controller.fail(store, number, body.reason))
+
+    @app.post(f"{PREFIX}/stores/{{store}}/rollback", response_model=Store, tags=["versions"])
+    def rollback(store: str) -> Response:
+        return _answer(controller.rollback(store))
+
+    @app.post(f"{PREFIX}/stores/{{store}}/roll-forward", response_model=Store, tags=["versions"])
+    def roll_forward(store: str) -> Response:
+        return _answer(controller.roll_forward(store))
+
+
+def _add_cluster(app: FastAPI, controller: Controller) -> None:
+    @app.get(f"{PREFIX}/nodes", response_model=list[NodeInfo], tags=["cluster"])
+    def nodes() -> Response:
+        return _answer(controller.nodes(), tuple[NodeInfo, ...])
+
+    @app.get(f"{PREFIX}/health", response_model=Health, tags=["cluster"])
+    def health() -> Response:
+        return _answer(controller.health())
+
+
+def _add_errors(app: FastAPI) -> None:
+    def tell(error: VeniceError, status: int | None = None) -> Response:
+        return Response(error_json(error), status or status_of(error), media_type="application/json")
+
+    def venice(request: Request, error: Exception) -> Response:
+        assert isinstance(error, VeniceError)
+        return tell(error)
+
+    def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        return tell(InvalidRequest(f"{request.method} {request.url.path}: {where}: {first['msg']}", hint="the API is described at /docs"))
+
+    def other(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        made = NotFound if error.status_code == 404 else InvalidRequest
+        return tell(made(f"{request.method} {request.url.path}: {error.detail}", hint="the API is described at /docs"), error.status_code)
+
+    def bug(request: Request, error: Exception) -> Response:
+        return tell(VeniceError(f"{request.method} {request.url.path} failed inside the controller", hint="its trace is on stderr"), 500)
+
+    handlers: list[tuple[type[Exception], Callable[[Request, Exception], Response]]] = [
+        (VeniceError, venice),
+        (RequestValidationError, invalid),
+        (HTTPException, other),
+        (Exception, bug),
+    ]
+    for cls, handler in handlers:
+        app.add_exception_handler(cls, handler)

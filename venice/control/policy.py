@@ -1,0 +1,40 @@
+"""The settings a controller decides by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from venice.config import Settings
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Where snapshots lie, and how long the controller waits for whom."""
+
+    region: str
+    blobs_url: str
+    """Folder below which pushes write their snapshots."""
+    push_lease_s: float = 15.0
+    """A push that has not sealed and is silent for so long is taken for dead."""
+    retire_grace_s: float = 5.0
+    """For so long workers keep a retired version open; its snapshot and topic stay for twice as long."""
+    worker_lost_s: float = 30.0
+    """A worker silent for so long is taken out of the catalog, and its partitions are placed elsewhere."""
+    ingest_timeout_s: float = 24 * HOUR_S
+    """A sealed version that is not complete by then has failed."""
+    rolled_back_s: float = 24 * HOUR_S
+    """A version rolled back from is kept for so long, for rolling forward; meanwhile no push may begin above it."""
+    cleanup_delay_s: float = 0.0
+    """A push that would retire versions must wait for so long after the last swap."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        """The policy that a process's settings ask for."""
+        return cls(
+            region=settings.region,
+            blobs_url=settings.blobs_url,
+            push_lease_s=settings.push_lease_s,
+            retire_grace_s=settings.retire_grace_s,
+        )

@@ -1,0 +1,102 @@
+"""Stores and their schemas, as pure functions: what a command makes of the catalog, or why it cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+
+from venice.control.catalog import Catalog
+from venice.errors import Conflict, InvalidRequest, NotFound
+from venice.model import Graveyard, Store, StoreConfig, ValueSchema
+from venice.naming import check_store_name
+from venice.rules import lifecycle
+from venice.schema import registry
+
+LIMITS: dict[str, tuple[int, int]] = {
+    "partition_count": (1, 4096),
+    "replication_factor": (1, 16),
+    "versions_preserved": (1, 100),
+    "record_bytes_max": (1, 1 << 30),
+}
+"""Smallest and largest value of each field of `StoreConfig`."""
+
+
+def find(catalog: Catalog, name: str) -> Store:
+    """The store. Raises NotFound, with the name that may have been meant."""
+    store = catalog.stores.get(name)
+    if store is None:
+        close = get_close_matches(name, catalog.stores, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise NotFound(f"no store {name!r}", hint=f"{hint}'venice store list' shows which are there")
+    return store
+
+
+def created(
+    catalog: Catalog, name: str, *, owner: str, key_schema: str, value_schema: str | None, config: StoreConfig, now_ms: int
+) -> Store:
+    """A new store. Its version numbers and schema ids go on where those of a deleted store of its name ended.
+
+    Raises:
+        Conflict: It exists.
+        InvalidRequest: The name, a schema or a number is not allowed.
+    """
+    check_store_name(name)
+    if name in catalog.stores:
+        raise Conflict(f"store {name!r} exists already", hint=f"'venice store describe {name}' shows it")
+    grave = catalog.graveyards.get(name)
+    store = Store(
+        name=name,
+        owner=owner,
+        key_schema=registry.check_key_schema(key_schema),
+        value_schemas=(),
+        config=_checked(config),
+        largest_version=grave.largest_version if grave is not None else 0,
+        created_ms=now_ms,
+    )
+    if value_schema is None:
+        return store
+    first = registry.register((), value_schema)[1][0]
+    return replace(store, value_schemas=(replace(first, id=(grave.largest_schema_id if grave is not None else 0) + 1),))
+
+
+def updated(store: Store, owner: str | None, config: Mapping[str, int]) -> Store:
+    """The store with another owner or configuration; what a version took a copy of stays. Raises InvalidRequest."""
+    for name in config:
+        if name not in LIMITS:
+            raise InvalidRequest(f"a store has no setting {name!r}", hint=f"its settings are {', '.join(LIMITS)}")
+    changed = _checked(replace(store.config, **config))
+    return replace(store, owner=store.owner if owner is None else owner, config=changed)
+
+
+def buried(store: Store, now_ms: int) -> Graveyard:
+    """What deletes the store. Raises Conflict while a push is under way."""
+    running = lifecycle.ongoing(store)
+    if running is not None:
+        raise Conflict(
+            f"store {store.name!r} is being pushed: version {running.number}, push {running.push_id!r}",
+            hint=f"wait for it, or kill version {running.number}",
+            version=running.number,
+        )
+    largest_schema_id = max((schema.id for schema in store.value_schemas), default=0)
+    return Graveyard(name=store.name, largest_version=store.largest_version, largest_schema_id=largest_schema_id, deleted_ms=now_ms)
+
+
+def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, ValueSchema]:
+    """The store with a value schema, and the schema with its id: the one it has if it is registered already.
+
+    Raises:
+        InvalidRequest: It is no schema.
+        Incompatible: It does not fit an earlier one; names the field.
+    """
+    schema_id, schemas = registry.register(store.value_schemas, text)
+    changed = replace(store, value_schemas=schemas)
+    return changed, next(schema for schema in schemas if schema.id == schema_id)
+
+
+def _checked(config: StoreConfig) -> StoreConfig:
+    for name, (least, most) in LIMITS.items():
+        value = getattr(config, name)
+        if not least <= value <= most:
+            raise InvalidRequest(f"{name} cannot be {value}", hint=f"use {least} to {most}")
+    return config

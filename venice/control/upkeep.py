@@ -1,0 +1,133 @@
+"""What a controller does by itself: it compares the catalog with what workers report and says what must change.
+
+Every function is a plan: it takes the catalog and the reports and returns the entities to write. A controller that has
+just started makes the same plans as one that has run for days, so nothing that was begun is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from venice.control.catalog import Catalog
+from venice.control.policy import Policy
+from venice.control.pushes import after_swap
+from venice.control.reports import LIVE_S, Reports
+from venice.model import Assignment, Node, Region, Store, Version, VersionStatus, Worker
+from venice.rules import lifecycle
+from venice.rules.placement import place
+
+Silence = Callable[[str, int], float]
+"""(store, version) → seconds since its push was heard of."""
+
+
+def regions(catalog: Catalog, policy: Policy) -> list[Region]:
+    """The controller's own region, if it has no number yet."""
+    if policy.region in catalog.regions:
+        return []
+    return [Region(id=max((region.id for region in catalog.regions.values()), default=-1) + 1, name=policy.region)]
+
+
+def nodes(catalog: Catalog, reports: Reports, policy: Policy) -> list[Node]:
+    """Nodes whose workers have changed: come, restarted, moved to another address, or been silent for too long."""
+    heard = reports.reporting(policy.worker_lost_s)
+    if not heard:
+        # Nobody speaks: the controller may be the one cut off, and there is nowhere to send readers instead.
+        return []
+    home: dict[str, tuple[str, str, Worker]] = {}
+    for node in catalog.nodes.values():
+        for worker in node.workers:
+            if reports.silent_s(worker.id) <= policy.worker_lost_s:
+                home[worker.id] = (node.id, node.region, worker)
+    home.update({report.worker.id: (report.node, report.region, report.worker) for report in heard})
+    found: dict[str, Node] = {node.id: replace(node, workers=()) for node in catalog.nodes.values()}
+    for _, (node_id, region, worker) in sorted(home.items()):
+        before = found.get(node_id, Node(id=node_id, region=region, workers=()))
+        found[node_id] = replace(before, region=region, workers=(*before.workers, worker))
+    return [node for node in found.values() if node != catalog.nodes.get(node.id)]
+
+
+def live_nodes(catalog: Catalog, reports: Reports, within_s: float = LIVE_S) -> list[Node]:
+    """The nodes with those of their workers that were heard lately (all of them just after the controller's start)."""
+    return [
+        replace(node, workers=tuple(worker for worker in node.workers if reports.silent_s(worker.id) <= within_s))
+        for node in catalog.nodes.values()
+    ]
+
+
+def placements(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assignment]:
+    """Assignments of sealed versions that have none yet, or that name workers which are lost, or too few."""
+    fresh = live_nodes(catalog, reports)
+    lasting = live_nodes(catalog, reports, policy.worker_lost_s)
+    changed: list[Assignment] = []
+    for store in catalog.stores.values():
+        for version in store.versions:
+            if version.snapshot is None or version.status in lifecycle.FAILED:
+                continue
+            before = catalog.assignments.get((store.name, version.number))
+            members = lasting if before is not None else fresh
+            if any(node.workers for node in members) and _needs_placing(version, before, members):
+                replicas = place(
+                    store.name,
+                    version.partition_count,
+                    version.replication_factor,
+                    members,
+                    before.replicas if before is not None else (),
+                )
+                changed.append(Assignment(store=store.name, version=version.number, replicas=replicas))
+    return changed
+
+
+def _needs_placing(version: Version, before: Assignment | None, members: list[Node]) -> bool:
+    if before is None:
+        return True
+    live = {worker.id for node in members for worker in node.workers}
+    copies = min(version.replication_factor, sum(bool(node.workers) for node in members))
+    return any(len(row) < copies or not live.issuperset(row) for row in before.replicas)
+
+
+def stores(catalog: Catalog, reports: Reports, policy: Policy, silent_s: Silence, now_ms: int) -> list[Store]:
+    """Stores in which a version is complete, has failed, or has been kept for long enough."""
+    changed: list[Store] = []
+    for store in catalog.stores.values():
+        after = without_dead_push(store, policy, silent_s, now_ms)
+        version = lifecycle.ongoing(after)
+        if version is not None and version.snapshot is not None:
+            after = _advanced(after, version, catalog, reports, policy, now_ms)
+        after = _without_expired(after, policy, now_ms)
+        if after is not store:
+            changed.append(after)
+    return changed
+
+
+def without_dead_push(store: Store, policy: Policy, silent_s: Silence, now_ms: int) -> Store:
+    """The store, with a push that has not sealed and is silent turned to ERROR."""
+    version = lifecycle.ongoing(store)
+    if version is None or version.snapshot is not None:
+        return store
+    silence_s = silent_s(store.name, version.number)
+    if silence_s <= policy.push_lease_s:
+        return store
+    return lifecycle.failed(store, version.number, f"the push was silent for {silence_s:.0f} s and is taken for dead", now_ms)
+
+
+def _advanced(store: Store, version: Version, catalog: Catalog, reports: Reports, policy: Policy, now_ms: int) -> Store:
+    progress = reports.progress(store.name, version, catalog.assignments.get((store.name, version.number)))
+    if progress.complete:
+        done = lifecycle.completed(store, version.number, now_ms)
+        return after_swap(done) if done.current == version.number else done
+    if progress.failure:
+        return lifecycle.failed(store, version.number, progress.failure, now_ms)
+    if now_ms - version.created_ms > policy.ingest_timeout_s * 1000:
+        reason = f"only {progress.ready_partitions} of {version.partition_count} partitions were ready in time"
+        return lifecycle.failed(store, version.number, reason, now_ms)
+    return store
+
+
+def _without_expired(store: Store, policy: Policy, now_ms: int) -> Store:
+    expired = frozenset(
+        version.number
+        for version in store.versions
+        if version.status is VersionStatus.ROLLED_BACK and now_ms > version.status_ms + policy.rolled_back_s * 1000
+    )
+    return lifecycle.retired(store, expired) if expired else store

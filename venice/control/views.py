@@ -1,0 +1,36 @@
+"""Catalog and reports side by side, as the control API shows them."""
+
+from __future__ import annotations
+
+from venice.control.answers import VersionInfo, WorkerInfo
+from venice.control.catalog import Catalog
+from venice.control.reports import LIVE_S, Reports
+from venice.model import ReplicaState, Store, Version, Worker
+from venice.rules import lifecycle
+
+
+def version_info(catalog: Catalog, reports: Reports, store: Store, version: Version) -> VersionInfo:
+    """A version and how far its replicas are."""
+    assignment = catalog.assignments.get((store.name, version.number))
+    return VersionInfo(
+        store=store.name,
+        version=version,
+        status=version.status.name,
+        role=lifecycle.role(store, version),
+        ready_partitions=reports.progress(store.name, version, assignment).ready_partitions,
+        placed=assignment is not None,
+    )
+
+
+def worker_info(reports: Reports, worker: Worker) -> WorkerInfo:
+    """A worker and what it said last."""
+    report = reports.latest(worker.id)
+    replicas = report.replicas if report is not None else ()
+    return WorkerInfo(
+        worker=worker,
+        live=reports.silent_s(worker.id) <= LIVE_S,
+        silent_s=reports.silent_s(worker.id),
+        catalog_sequence=report.catalog_sequence if report is not None else 0,
+        replicas=len(replicas),
+        ready=sum(replica.state is ReplicaState.READY for replica in replicas),
+    )
