@@ -24,7 +24,7 @@ from venice.schema.decoding_steps import (
 )
 from venice.schema.defaults import default_bytes
 from venice.schema.logical import FROM_AVRO, decimal_reader
-from venice.schema.matching import PROMOTIONS, choose, resolvable, writer_field
+from venice.schema.matching import PROMOTIONS, Matcher, writer_field
 from venice.schema.source import DEPTH_MAX, Source
 from venice.schema.types import (
     Array,
@@ -62,9 +62,10 @@ class _Generator:
     def __init__(self, writer: Schema, reader: Schema) -> None:
         self._ws = writer
         self._rs = reader
+        self._matcher = Matcher(writer, reader)
         self._out = Source()
-        self._functions: dict[tuple[str, str], str] = {}
-        self._pending: list[tuple[str, Type, Type, list[str]]] = []
+        self._functions: dict[tuple[str, str, bool], str] = {}
+        self._pending: list[tuple[str, Type, Type, Schema, list[str]]] = []
         self._path = [describe(reader.root)]
 
     def run(self, *, whole: bool) -> Callable[..., Any]:
@@ -81,7 +82,7 @@ class _Generator:
                 out.line(f"raise {fail}(b, problem) from problem")
             out.line(f"raise {fail}(b, None if o < len(b) else IndexError('the data end within the value'))")
         while self._pending:
-            name, writer, reader, self._path = self._pending.pop()
+            name, writer, reader, self._rs, self._path = self._pending.pop()
             with out.block(f"def {name}(b, o)"):
                 out.line(f"return {self._read(writer, reader)}, o")
         decoder: Callable[..., Any] = out.compile("decode")
@@ -93,7 +94,7 @@ class _Generator:
         if isinstance(writer, Union):
             return self._union(writer, reader)
         if isinstance(reader, Union):
-            branch = choose(self._ws, writer, self._rs, reader)
+            branch = self._matcher.choose(writer, reader)
             return self._refuse(writer, reader) if branch is None else self._read(writer, branch)
         if isinstance(writer, Ref) or isinstance(reader, Ref):
             return self._call(writer, reader)
@@ -106,7 +107,9 @@ class _Generator:
                 return self._array(w_items, r_items)
             case MapType(w_values), MapType(r_values):
                 return self._map(w_values, r_values)
-            case (Fixed(), Fixed()) | (EnumType(), EnumType()) | (Record(), Record()) if resolvable(self._ws, writer, self._rs, reader):
+            case (Fixed(), Fixed()) | (EnumType(), EnumType()) | (Record(), Record()) if writer is reader or self._matcher.resolvable(
+                writer, reader
+            ):
                 return self._named(writer, reader)
         return self._refuse(writer, reader)
 
@@ -122,12 +125,12 @@ class _Generator:
 
     def _call(self, writer: Type, reader: Type) -> str:
         """A function of its own: for a type used twice or within itself, and where the code is nested too deeply."""
-        key = (getattr(writer, "name", ""), getattr(reader, "name", ""))
+        key = (getattr(writer, "name", ""), getattr(reader, "name", ""), self._rs is self._ws)
         named = isinstance(writer, (Ref, Record)) and isinstance(reader, (Ref, Record))
         name = self._functions.get(key) if named else None
         if name is None:
             name = self._out.fresh("read_")
-            self._pending.append((name, self._ws.resolve(writer), self._rs.resolve(reader), list(self._path)))
+            self._pending.append((name, self._ws.resolve(writer), self._rs.resolve(reader), self._rs, list(self._path)))
             if named:
                 self._functions[key] = name
         value = self._out.fresh("v")
@@ -347,9 +350,9 @@ class _Generator:
 
     def _skip(self, node: Type) -> None:
         """Moves `o` past a value the reader does not have, by reading it: damaged bytes are found there as well."""
-        out = self._out
-        skip = generate_decoder(Schema(node, self._ws.names), Schema(node, self._ws.names), whole=False)
-        out.line(f"_, o = {out.share(skip, 'skip')}(b, o)")
+        reader, self._rs = self._rs, self._ws
+        self._read(node, node)
+        self._rs = reader
 
     def _default(self, record: Record, field: Field) -> str:
         """The default as a value of its own each time: what a caller does to it must not reach the next reader."""

@@ -10,6 +10,9 @@ from venice.errors import InvalidRequest
 from venice.schema.types import Array, EnumType, Field, Fixed, MapType, Primitive, Record, Schema, Type, Union, describe
 from venice.schema.varint import encode_long
 
+VALUES_MAX = 10_000
+"""Most values inside one default: records with defaults inside records with defaults multiply."""
+
 _INTEGER_BITS = {"int": 31, "long": 63}
 
 
@@ -38,7 +41,7 @@ def default_bytes(schema: Schema, record: Record, field: Field) -> bytes:
     """
     assert field.default is not None
     try:
-        return _encode(schema, field.type, field.default.json)
+        return _Walk(schema).encode(field.type, field.default.json)
     except (_Unfit, RecursionError) as error:
         raise InvalidRequest(
             f"not an Avro schema: {record.name}.{field.name}: default {field.default.json!r} is not a value of {describe(field.type)}",
@@ -47,52 +50,58 @@ def default_bytes(schema: Schema, record: Record, field: Field) -> bytes:
         ) from error
 
 
-def _encode(schema: Schema, node: Type, value: Any) -> bytes:
-    node = schema.resolve(node)
-    match node:
-        case Primitive(kind):
-            return _primitive(kind, value)
-        case Fixed(_, size):
-            data = _latin(value)
-            if len(data) != size:
-                raise _Unfit
-            return data
-        case EnumType(_, symbols):
-            if value not in symbols:
-                raise _Unfit
-            return encode_long(symbols.index(value))
-        case Array(items):
-            if not isinstance(value, list):
-                raise _Unfit
-            return _block([_encode(schema, items, item) for item in value])
-        case MapType(values):
-            if not isinstance(value, dict):
-                raise _Unfit
-            return _block([_primitive("string", key) + _encode(schema, values, item) for key, item in value.items()])
-        case Union(branches):
-            return _union(schema, branches, value)
-        case Record(_, fields):
-            if not isinstance(value, dict) or value.keys() - {field.name for field in fields}:
-                raise _Unfit
-            return b"".join(_member(schema, field, value) for field in fields)
+class _Walk:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._left = VALUES_MAX
 
+    def encode(self, node: Type, value: Any) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise _Unfit
+        node = self._schema.resolve(node)
+        match node:
+            case Primitive(kind):
+                return _primitive(kind, value)
+            case Fixed(_, size):
+                data = _latin(value)
+                if len(data) != size:
+                    raise _Unfit
+                return data
+            case EnumType(_, symbols):
+                if value not in symbols:
+                    raise _Unfit
+                return encode_long(symbols.index(value))
+            case Array(items):
+                if not isinstance(value, list):
+                    raise _Unfit
+                return _block([self.encode(items, item) for item in value])
+            case MapType(values):
+                if not isinstance(value, dict):
+                    raise _Unfit
+                return _block([_primitive("string", key) + self.encode(values, item) for key, item in value.items()])
+            case Union(branches):
+                return self._union(branches, value)
+            case Record(_, fields):
+                if not isinstance(value, dict) or value.keys() - {field.name for field in fields}:
+                    raise _Unfit
+                return b"".join(self._member(field, value) for field in fields)
 
-def _member(schema: Schema, field: Field, values: dict[str, Any]) -> bytes:
-    if field.name in values:
-        return _encode(schema, field.type, values[field.name])
-    if field.default is None:
+    def _member(self, field: Field, values: dict[str, Any]) -> bytes:
+        if field.name in values:
+            return self.encode(field.type, values[field.name])
+        if field.default is None:
+            raise _Unfit
+        return self.encode(field.type, field.default.json)
+
+    def _union(self, branches: tuple[Type, ...], value: Any) -> bytes:
+        # The first branch that holds the value: older versions of the specification allow only the first branch, newer any.
+        for index, branch in enumerate(branches):
+            try:
+                return encode_long(index) + self.encode(branch, value)
+            except _Unfit:
+                continue
         raise _Unfit
-    return _encode(schema, field.type, field.default.json)
-
-
-def _union(schema: Schema, branches: tuple[Type, ...], value: Any) -> bytes:
-    # The first branch that holds the value: older versions of the specification allow only the first branch, newer any.
-    for index, branch in enumerate(branches):
-        try:
-            return encode_long(index) + _encode(schema, branch, value)
-        except _Unfit:
-            continue
-    raise _Unfit
 
 
 def _primitive(kind: str, value: Any) -> bytes:

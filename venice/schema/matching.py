@@ -11,8 +11,6 @@ PROMOTIONS: Final = {
     ("string", "bytes"), ("bytes", "string"),
 }  # fmt: skip
 
-_Pairs = frozenset[tuple[str, str]]
-
 
 def same_name(writer: str, reader: str, aliases: tuple[str, ...]) -> bool:
     """Whether a named type of the reader is the writer's: by unqualified name, or by alias."""
@@ -28,48 +26,54 @@ def writer_field(writer: Record, field: Field) -> Field | None:
     return None
 
 
-def resolvable(ws: Schema, writer: Type, rs: Schema, reader: Type, within: _Pairs = frozenset()) -> bool:
-    """Whether some value of `writer` can be read as `reader` (a union's branches may still fail one by one)."""
-    writer, reader = ws.resolve(writer), rs.resolve(reader)
-    match writer, reader:
-        case Union(branches), _:
-            return any(resolvable(ws, branch, rs, reader, within) for branch in branches)
-        case _, Union():
-            return choose(ws, writer, rs, reader, within) is not None
-        case Primitive(w), Primitive(r):
-            return w == r or (w, r) in PROMOTIONS
-        case (Array(w_inner), Array(r_inner)) | (MapType(w_inner), MapType(r_inner)):
-            return resolvable(ws, w_inner, rs, r_inner, within)
-        case Fixed(), Fixed():
-            return writer.size == reader.size and same_name(writer.name, reader.name, reader.aliases)
-        case EnumType(), EnumType():
-            return same_name(writer.name, reader.name, reader.aliases)
-        case Record(), Record():
-            return same_name(writer.name, reader.name, reader.aliases) and _fields(ws, writer, rs, reader, within)
-        case _:
-            return False
+class Matcher:
+    """What a reader's schema takes of a writer's. Answers on records are kept: types may refer to one another in circles."""
 
+    def __init__(self, writer: Schema, reader: Schema) -> None:
+        self._ws = writer
+        self._rs = reader
+        self._records: dict[tuple[str, str], bool] = {}
 
-def _fields(ws: Schema, writer: Record, rs: Schema, reader: Record, within: _Pairs) -> bool:
-    pair = (writer.name, reader.name)
-    if pair in within:
-        return True
-    for field in reader.fields:
-        source = writer_field(writer, field)
-        if source is None and field.default is None:
-            return False
-        if source is not None and not resolvable(ws, source.type, rs, field.type, within | {pair}):
-            return False
-    return True
+    def resolvable(self, writer: Type, reader: Type) -> bool:
+        """Whether some value of `writer` can be read as `reader` (a union's branches may still fail one by one)."""
+        writer, reader = self._ws.resolve(writer), self._rs.resolve(reader)
+        match writer, reader:
+            case Union(branches), _:
+                return any(self.resolvable(branch, reader) for branch in branches)
+            case _, Union(branches):
+                return any(self.resolvable(writer, branch) for branch in branches)
+            case Primitive(w), Primitive(r):
+                return w == r or (w, r) in PROMOTIONS
+            case (Array(w_inner), Array(r_inner)) | (MapType(w_inner), MapType(r_inner)):
+                # An empty array holds nothing that cannot be read, but a schema that only reads empty ones is no match.
+                return self.resolvable(w_inner, r_inner)
+            case Fixed(), Fixed():
+                return writer.size == reader.size and same_name(writer.name, reader.name, reader.aliases)
+            case EnumType(), EnumType():
+                return same_name(writer.name, reader.name, reader.aliases)
+            case Record(), Record():
+                return same_name(writer.name, reader.name, reader.aliases) and self._fields(writer, reader)
+            case _:
+                return False
 
+    def _fields(self, writer: Record, reader: Record) -> bool:
+        pair = (writer.name, reader.name)
+        if pair not in self._records:
+            self._records[pair] = True  # within itself a record is taken to match; the outermost answer decides
+            self._records[pair] = all(
+                field.default is not None if source is None else self.resolvable(source.type, field.type)
+                for field in reader.fields
+                for source in (writer_field(writer, field),)
+            )
+        return self._records[pair]
 
-def choose(ws: Schema, writer: Type, rs: Schema, reader: Union, within: _Pairs = frozenset()) -> Type | None:
-    """The reader's branch that takes a value of `writer` (no union): the same type if there is one, else the first that can."""
-    fits = [branch for branch in reader.branches if resolvable(ws, writer, rs, branch, within)]
-    for branch in fits:
-        if _alike(ws.resolve(writer), rs.resolve(branch)):
-            return branch
-    return fits[0] if fits else None
+    def choose(self, writer: Type, reader: Union) -> Type | None:
+        """The reader's branch that takes a value of `writer` (no union): the same type if there is one, else the first that can."""
+        fits = [branch for branch in reader.branches if self.resolvable(writer, branch)]
+        for branch in fits:
+            if _alike(self._ws.resolve(writer), self._rs.resolve(branch)):
+                return branch
+        return fits[0] if fits else None
 
 
 def _alike(writer: Type, reader: Type) -> bool:

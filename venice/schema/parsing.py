@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from operator import itemgetter
 from typing import Any, Final, NoReturn
 
 from venice.errors import InvalidRequest
@@ -87,8 +89,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"key {names.most_common(1)[0][0]!r} stands twice in one object")
     return found
 
 
@@ -177,10 +179,9 @@ class _Parser:
             _fail(place, f"record {full} without a list of 'fields'")
         self._open.add(full)
         parsed = tuple(self._field(f, inside, full, i, depth) for i, f in enumerate(fields))
-        names = [f.name for f in parsed]
-        for name in names:
-            if names.count(name) > 1:
-                _fail(full, f"field {name!r} is defined twice")
+        name, count = max(Counter(f.name for f in parsed).items(), key=itemgetter(1), default=("", 0))
+        if count > 1:
+            _fail(full, f"field {name!r} is defined twice")
         self._open.discard(full)
         record = self.names[full] = Record(full, parsed, aliases)
         return record

@@ -134,8 +134,12 @@ def describe(node: Type) -> str:
             return name
 
 
-def is_zero_width(schema: Schema, node: Type, within: frozenset[str] = frozenset()) -> bool:
+def is_zero_width(schema: Schema, node: Type) -> bool:
     """Whether every value of `node` takes no bytes: null, fixed of size 0, records of such fields."""
+    return _is_zero_width(schema, node, set())
+
+
+def _is_zero_width(schema: Schema, node: Type, seen: set[str]) -> bool:
     node = schema.resolve(node)
     match node:
         case Primitive(kind):
@@ -143,7 +147,10 @@ def is_zero_width(schema: Schema, node: Type, within: frozenset[str] = frozenset
         case Fixed(_, size):
             return size == 0
         case Record(name, fields):
-            return name in within or all(is_zero_width(schema, f.type, within | {name}) for f in fields)
+            if name in seen:
+                return True  # answered where it was seen first: one field with a width settles the whole
+            seen.add(name)
+            return all(_is_zero_width(schema, field.type, seen) for field in fields)
         case _:
             return False
 
