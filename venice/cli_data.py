@@ -1,0 +1,92 @@
+"""`venice get`, `venice sql` and `venice export`: reading what was pushed."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote, urlsplit
+
+import typer
+
+from venice.cli_output import AsJson, say, say_json, settings_of
+from venice.errors import Unavailable
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def get(
+    ctx: typer.Context,
+    store: Annotated[str, typer.Argument(help="Name of the store.")],
+    key: Annotated[str, typer.Argument(help="The key: as it is for strings and numbers, JSON for anything else.")],
+    as_json: AsJson = False,
+) -> None:
+    """Read one value through the router; prints null if there is none."""
+    body = _fetch(settings_of(ctx).router_url, f"/storage/{quote(store, safe='')}/{quote(key, safe='')}")
+    value = json.loads(body) if body is not None else None
+    if as_json:
+        say_json(value)
+    else:
+        say(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def sql(
+    ctx: typer.Context,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="SQL of DuckDB; every store is a table of its name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Query stores with SQL: the key's and the values' fields are the columns."""
+    from venice import sql as stores_sql
+
+    answer = stores_sql.query(settings_of(ctx), query)
+    if as_json:
+        say_json(answer.to_pylist())
+    else:
+        say(_box(answer))
+
+
+def export(
+    ctx: typer.Context,
+    store: Annotated[str, typer.Argument(help="Name of the store.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write; its ending says the format: .parquet, .csv or .duckdb.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Version to export; default: the one that serves.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version's rows to a Parquet, CSV or DuckDB file."""
+    from venice import sql as stores_sql
+
+    rows = stores_sql.export(settings_of(ctx), store, version=version, to=to)
+    if as_json:
+        say_json({"store": store, "file": str(to), "rows": rows})
+    else:
+        say(f"{to}: {rows:,} rows of {store}")
+
+
+def _fetch(url: str, path: str) -> bytes | None:
+    from venice import wire
+
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=10)
+    try:
+        connection.request("GET", path, headers={"accept": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as error:
+        raise Unavailable(f"no router answers at {url} ({error})", hint="start one with 'venice up' or 'venice run router'") from error
+    finally:
+        connection.close()
+    if response.status == 404 and response.headers.get(wire.ERROR.decode()) is None:
+        return None
+    if response.status != 200:
+        raise wire.error_of(response.status, body)
+    return body
+
+
+def _box(answer: pyarrow.Table) -> str:
+    import duckdb
+
+    # The view that DuckDB's own shell draws: types under the names, long results cut in the middle.
+    with duckdb.connect() as connection:
+        return str(connection.from_arrow(answer)).rstrip()

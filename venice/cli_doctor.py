@@ -1,0 +1,198 @@
+"""`venice doctor`: looks at everything a cluster needs on this machine, and says how to fix what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from venice.cli_output import AsJson, say, say_json, settings_of, size
+from venice.errors import VeniceError
+
+if TYPE_CHECKING:
+    from venice.clock import Clock
+    from venice.config import Settings
+    from venice.control.remote import ControllerClient
+
+FREE_BYTES_MIN = 2_000_000_000
+CLOCK_BEHIND_MS_MAX = 2_000
+
+PACKAGES = {
+    "cli": ("typer", "rich"),
+    "server": ("rocksdict", "uvloop", "fastapi", "uvicorn", "pydantic_settings", "avro", "apsw", "prometheus_client", "structlog"),
+    "flows": ("bytewax",),
+    "push": ("duckdb", "pyarrow", "pyruhvro"),
+}
+"""Extra of the distribution → modules it brings."""
+
+State = Literal["ok", "wrong", "off"]
+_MARKS: dict[State, str] = {"ok": "✓", "wrong": "✗", "off": "-"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found. `off` is something that could run but does not: no fault."""
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Check this machine and the cluster on it; exit code 1 if anything is wrong."""
+    findings: list[Finding] = []
+    for finding in examine(lambda: settings_of(ctx)):
+        findings.append(finding)
+        if not as_json:
+            say(f"{_MARKS[finding.state]} {finding.name}: {finding.found}" + (f"\n    fix: {finding.fix}" if finding.fix else ""))
+    if as_json:
+        say_json([asdict(finding) for finding in findings])
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
+    """All findings, in the order in which one would mend them."""
+    yield _python()
+    yield _packages()
+    try:
+        settings = load()
+    except VeniceError as error:
+        yield Finding(name="settings", state="wrong", found=error.message, fix=error.hint)
+        return
+    except ModuleNotFoundError as error:
+        yield Finding(name="settings", state="wrong", found=f"{error.name} is not installed", fix="pip install 'venice-data[all]'")
+        return
+    yield Finding(name="settings", state="ok", found=f"cluster {settings.cluster}, node {settings.node}, {settings.workers} workers")
+    yield _folder(settings.data)
+    yield _disk(settings.data)
+    yield from _log(settings)
+    yield from _processes(settings)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        return Finding(name="python", state="ok", found=version)
+    return Finding(
+        name="python", state="wrong", found=f"{version}: workers need 3.11 or 3.12, clients run on any from 3.11", fix="use Python 3.12"
+    )
+
+
+def _packages() -> Finding:
+    lacking = {extra: [name for name in names if importlib.util.find_spec(name) is None] for extra, names in PACKAGES.items()}
+    lacking = {extra: names for extra, names in lacking.items() if names}
+    if not lacking:
+        return Finding(name="packages", state="ok", found="all extras are installed")
+    found = "; ".join(f"{extra} lacks {', '.join(names)}" for extra, names in lacking.items())
+    return Finding(name="packages", state="wrong", found=found, fix=f"pip install 'venice-data[{','.join(lacking)}]'")
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _folder(data: Path) -> Finding:
+    there = _existing(data)
+    if not there.is_dir():
+        return Finding(name="data folder", state="wrong", found=f"{there} is a file", fix="choose another 'data' in venice.toml")
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(name="data folder", state="wrong", found=f"{there} cannot be written to", fix=f"sudo chown -R $(id -un) {there}")
+    return Finding(name="data folder", state="ok", found=f"{data}" + ("" if there == data else " (made at the first start)"))
+
+
+def _disk(data: Path) -> Finding:
+    usage = shutil.disk_usage(_existing(data))
+    found = f"{size(usage.free)} free of {size(usage.total)}"
+    if usage.free < FREE_BYTES_MIN:
+        return Finding(name="disk", state="wrong", found=found, fix="make room, or move 'data' in venice.toml to a larger disk")
+    return Finding(name="disk", state="ok", found=found)
+
+
+def _log(settings: Settings) -> Iterator[Finding]:
+    from venice.clock import SystemClock
+    from venice.log.open import open_log
+    from venice.naming import CATALOG_TOPIC
+
+    url = settings.log_url
+    if url.startswith("sqlite:") and not Path(url.removeprefix("sqlite:")).exists():
+        yield Finding(name="log", state="off", found=f"{url} (made at the first start)")
+        return
+    clock = SystemClock()
+    try:
+        log = open_log(url, clock)
+        try:
+            topics = log.topics()
+            yield Finding(name="log", state="ok", found=f"{url}, {len(topics)} topics")
+            if CATALOG_TOPIC in topics and (end := log.end_offset(CATALOG_TOPIC, 0)) > log.start_offset(CATALOG_TOPIC, 0):
+                reader = log.reader({(CATALOG_TOPIC, 0): end - 1})
+                newest = reader.poll(records_max=1, timeout_s=1.0)
+                reader.close()
+                if newest:
+                    yield _clock(clock, newest[-1].timestamp_ms)
+        finally:
+            log.close()
+    except VeniceError as error:
+        yield Finding(name="log", state="wrong", found=error.message, fix=error.hint)
+
+
+def _clock(clock: Clock, newest_ms: int) -> Finding:
+    behind_ms = newest_ms - clock.now_ms()
+    if behind_ms > CLOCK_BEHIND_MS_MAX:
+        found = f"{behind_ms / 1000:.0f} s behind the newest record of the log"
+        return Finding(name="clock", state="wrong", found=found, fix="sudo timedatectl set-ntp true")
+    return Finding(name="clock", state="ok", found="not behind the log")
+
+
+def _processes(settings: Settings) -> Iterator[Finding]:
+    from venice.clock import SystemClock
+    from venice.control.remote import ControllerClient
+    from venice.node import worker_url
+    from venice.supervisor import healthy
+
+    controller = healthy(f"{settings.controller_url}/api/v1/health")
+    yield _process("controller", settings.controller_url, controller)
+    yield _process("router", settings.router_url, healthy(f"{settings.router_url}/health"))
+    for index in range(settings.workers):
+        url = worker_url(settings, index)
+        yield _process(f"{settings.node}-w{index}", url, healthy(f"{url}/health"))
+    if controller:
+        try:
+            yield from _cluster(ControllerClient(settings.controller_url, SystemClock(), retry_s=0))
+        except VeniceError as error:
+            yield Finding(name="controller", state="wrong", found=error.message, fix=error.hint)
+
+
+def _process(name: str, url: str, is_healthy: bool) -> Finding:
+    from venice.node import check_port, host_port
+
+    if is_healthy:
+        return Finding(name=name, state="ok", found=f"serves at {url}")
+    try:
+        check_port(*host_port(url), name)
+    except VeniceError as error:
+        return Finding(name=name, state="wrong", found=f"{url} does not answer as Venice does: {error.message}", fix=error.hint)
+    return Finding(name=name, state="off", found=f"not running; its port is free ({url})", fix="'venice up' starts it")
+
+
+def _cluster(controller: ControllerClient) -> Iterator[Finding]:
+    for node in controller.nodes():
+        for info in node.workers:
+            found = f"{info.ready} of {info.replicas} replicas ready, last heard of {info.silent_s:.1f} s ago"
+            if info.live:
+                yield Finding(name=f"worker {info.worker.id}", state="ok", found=found)
+            else:
+                fix = f"start it, or look at its output in the logs folder of node {node.node.id}"
+                yield Finding(name=f"worker {info.worker.id}", state="wrong", found=found, fix=fix)
+    for problem in controller.health().problems:
+        yield Finding(name="controller", state="wrong", found=problem, fix="look at the controller's output in the logs folder")

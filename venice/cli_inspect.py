@@ -1,0 +1,141 @@
+"""`venice inspect`: what is in a snapshot, a replica, a topic or the catalog. Reads only; needs no running cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from venice.cli_output import AsJson, group, model_json, moment, plain, say, say_json, settings_of, table
+from venice.errors import Corrupt, NotFound
+
+if TYPE_CHECKING:
+    from venice.config import Settings
+    from venice.log import Entry, Log
+    from venice.record import Record
+
+inspect = group("Look at files and topics; never changes them.")
+
+Limit = Annotated[int, typer.Option(min=0, help="Print at most so many.")]
+PREVIEW_BYTES = 60
+
+
+@inspect.command("topic")
+def topic(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[TOPIC]", help="A topic's name; without it all topics are listed.")] = "",
+    partition: Annotated[int, typer.Option(min=0, help="Which partition.")] = 0,
+    start: Annotated[int | None, typer.Option("--from", min=0, help="First offset; default: the first that is kept.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List topics, or print the records of one partition."""
+    log = _open_log(settings_of(ctx))
+    try:
+        if name:
+            rows = [_record_row(entry) for entry in _entries(log, name, partition, start, limit)]
+        else:
+            rows = [_topic_row(log, found) for found in log.topics()]
+    finally:
+        log.close()
+    if as_json:
+        say_json(rows)
+    elif not rows:
+        say("no records there" if name else "no topics yet")
+    else:
+        say(table(list(rows[0]), ([_cell(value) for value in row.values()] for row in rows)))
+
+
+@inspect.command("catalog")
+def catalog(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Fold the catalog topic and print what every process knows."""
+    from venice.control.catalog import Catalog, fold_all
+    from venice.naming import CATALOG_TOPIC
+
+    log = _open_log(settings_of(ctx))
+    try:
+        entries = list(_entries(log, CATALOG_TOPIC, 0, None, None)) if CATALOG_TOPIC in log.topics() else []
+    finally:
+        log.close()
+    folded = fold_all(Catalog(), entries)
+    kinds = ("stores", "assignments", "nodes", "regions", "graveyards")
+    entities = {kind: tuple(getattr(folded, kind).values()) for kind in kinds}
+    if as_json:
+        head = {name: getattr(folded, name) for name in ("sequence", "term", "session", "session_sequence")}
+        say_json({**head, **{kind: model_json(found) for kind, found in entities.items()}})
+        return
+    say(f"sequence {folded.sequence}; controller term {folded.term}, session {folded.session:016x}")
+    for kind, found in entities.items():
+        say(f"{kind}:" if found else f"{kind}: none")
+        for entity in found:
+            say(f"  {json.dumps(model_json(entity), ensure_ascii=False)}")
+
+
+def _open_log(settings: Settings) -> Log:
+    from venice.clock import SystemClock
+    from venice.log.open import open_log
+
+    folder = settings.log_url.removeprefix("sqlite:")
+    if folder != settings.log_url and not Path(folder).is_dir():
+        # Opening would make it.
+        raise NotFound(f"no log at {folder}", hint="check 'data' and 'log' in venice.toml; 'venice up' makes them")
+    return open_log(settings.log_url, SystemClock())
+
+
+def _entries(log: Log, name: str, partition: int, start: int | None, limit: int | None) -> Iterator[Entry]:
+    end = log.end_offset(name, partition)
+    first = log.start_offset(name, partition) if start is None else start
+    reader = log.reader({(name, partition): first})
+    left = limit if limit is not None else end
+    try:
+        while left > 0 and reader.position(name, partition) < end:
+            for entry in reader.poll(records_max=min(left, 1000), timeout_s=1.0):
+                left -= 1
+                yield entry
+    finally:
+        reader.close()
+
+
+def _topic_row(log: Log, name: str) -> dict[str, Any]:
+    count = log.partitions(name)
+    kept = sum(log.end_offset(name, partition) - log.start_offset(name, partition) for partition in range(count))
+    return {"topic": name, "partitions": count, "records": kept, "id": log.topic_id(name)}
+
+
+def _record_row(entry: Entry) -> dict[str, Any]:
+    from venice.record import decode
+
+    row: dict[str, Any] = {"offset": entry.offset, "time": moment(entry.timestamp_ms)}
+    try:
+        record = decode(entry.payload)
+    except Corrupt as error:
+        return {**row, "kind": "CORRUPT", "key": "", "value": error.message, "bytes": len(entry.payload)}
+    return {**row, "kind": record.kind.name, "key": _shown(record.key), "value": _value(record), "bytes": len(entry.payload)}
+
+
+def _value(record: Record) -> str:
+    noted = [
+        f"{field}={getattr(record, field)}"
+        for field in ("schema_id", "term", "session", "sequence", "vector")
+        if getattr(record, field)
+    ]
+    return " ".join([*noted, _shown(record.value)]).strip()
+
+
+def _shown(data: bytes) -> str:
+    """Bytes for people: text if they are text, hex otherwise; only their beginning."""
+    cut = "…" if len(data) > PREVIEW_BYTES else ""
+    try:
+        text = data[:PREVIEW_BYTES].decode("utf-8", errors="strict" if not cut else "ignore")
+        if text.isprintable():
+            return text + cut
+    except UnicodeDecodeError:
+        pass
+    return f"0x{data[:PREVIEW_BYTES].hex()}{cut}"
+
+
+def _cell(value: object) -> object:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else plain(value)

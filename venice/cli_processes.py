@@ -1,0 +1,196 @@
+"""`venice up`, `venice run`, `venice worker run` and `venice init`: the commands that are processes, and what they read."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from venice.cli_output import AsJson, group, say, say_json, settings_of
+from venice.errors import Conflict, InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from venice.config import Settings
+
+run = group("Run one process in the foreground: for service managers and containers.")
+worker = group("Run dataflows.")
+
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Stop when standard input is closed.")]
+
+
+def up(
+    ctx: typer.Context,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes; each has its own workers.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of each node; default: the setting.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run controller, router and workers on this machine until Ctrl-C."""
+    from venice.clock import SystemClock
+    from venice.node import on_stop_signal
+    from venice.supervisor import Cluster
+
+    settings = settings_of(ctx, workers=workers)
+    clock = SystemClock()
+    _log("up", settings)
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    cluster = Cluster(settings, nodes=nodes, clock=clock)
+    started_s = clock.monotonic_s()
+
+    def ready(name: str) -> None:
+        seconds = clock.monotonic_s() - started_s
+        if as_json:
+            say_json({"ready": name, "seconds": round(seconds, 3)})
+        else:
+            say(f"✓ {name}  {seconds:.1f} s")
+
+    cluster.start(on_ready=ready)
+    facts = {"controller": settings.controller_url, "router": settings.router_url, "data": str(settings.data)}
+    if as_json:
+        say_json(facts)
+    else:
+        say(f"controller {facts['controller']} (its API: {facts['controller']}/docs)")
+        say(f"router     {facts['router']}")
+        say(f"data       {facts['data']}; logs in {settings.data / 'logs'}")
+        say("Ctrl-C stops everything")
+    stop.wait()
+    if not as_json:
+        say("stopping")
+    cluster.stop()
+
+
+@run.command("controller")
+def controller(ctx: typer.Context, supervised: Supervised = False) -> None:
+    """Run the controller: commands, the versions' life, placement."""
+    from venice.node import run_controller
+
+    settings = settings_of(ctx)
+    _begin("controller", settings, supervised)
+    run_controller(settings)
+
+
+@run.command("router")
+def router(ctx: typer.Context, supervised: Supervised = False) -> None:
+    """Run a router: where thin clients and curl read."""
+    from venice.node import run_router
+
+    settings = settings_of(ctx)
+    _begin("router", settings, supervised)
+    run_router(settings)
+
+
+@run.command("node")
+def node(
+    ctx: typer.Context,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: the setting.")] = None,
+    supervised: Supervised = False,
+) -> None:
+    """Run this machine's workers, and restart the ones that die."""
+    from venice.supervisor import run_node
+
+    settings = settings_of(ctx, workers=workers)
+    _begin(settings.node, settings, supervised)
+    run_node(settings)
+
+
+@worker.command("run")
+def run_worker(
+    ctx: typer.Context,
+    build: Annotated[str, typer.Argument(metavar="MODULE:BUILD", help="A function (settings, worker) -> Dataflow.")],
+    index: Annotated[int, typer.Option("--worker", min=0, help="Which of the node's workers this is, from 0.")] = 0,
+    supervised: Supervised = False,
+) -> None:
+    """Run a dataflow in this process: ours (venice_flows.worker:build) or one of your own."""
+    settings = settings_of(ctx)
+    flow = _function(build)(settings, index)
+    _begin(f"{settings.node}-w{index}", settings, supervised)
+    from venice.operators import run as run_flow
+
+    run_flow(flow)
+
+
+def init(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where to write venice.toml.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a venice.toml that names every setting, its meaning and its default."""
+    from venice.config import SETTINGS_FILE
+
+    file = folder / SETTINGS_FILE
+    text = settings_file()
+    there = file.read_text(encoding="utf-8") if file.exists() else None
+    if there == text:
+        outcome = "unchanged"
+    elif there is None or force or _overwrite(file):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InvalidRequest(f"{file} cannot be written: {error.strerror}", hint="choose another folder") from error
+        outcome = "written"
+    else:
+        raise typer.Exit(1)
+    if as_json:
+        say_json({"file": str(file), "outcome": outcome})
+    else:
+        say(f"{file}: {outcome}" + ("; 'venice up' starts a cluster with it" if outcome == "written" else ""))
+
+
+def settings_file() -> str:
+    """The text `venice init` writes: every setting as a comment that shows its default."""
+    from venice.config import Settings
+
+    lines = [
+        "# Settings of Venice. Each line shows the default: take its '#' away to change it.",
+        "# VENICE_<SETTING> in the environment wins over this file; a relative path is relative to this file's folder.",
+    ]
+    for name, field in Settings.model_fields.items():
+        value = str(field.default) if isinstance(field.default, Path) else field.default
+        lines += ["", f"# {field.description}", f"#{name} = {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _overwrite(file: Path) -> bool:
+    if not sys.stdin.isatty():
+        raise Conflict(f"{file} is there already and differs from the defaults", hint="pass --force to overwrite it")
+    return typer.confirm(f"{file} is there already and differs from the defaults: overwrite it?")
+
+
+def _begin(process: str, settings: Settings, supervised: bool) -> None:
+    if supervised:
+        from venice.node import stop_with_parent
+
+        stop_with_parent()
+    _log(process, settings)
+
+
+def _log(process: str, settings: Settings) -> None:
+    from venice.clock import SystemClock
+    from venice.telemetry import log_to_stderr
+
+    log_to_stderr(process, SystemClock().now_ms, as_json=settings.log_json)
+
+
+def _function(name: str) -> Any:
+    module_name, colon, function_name = name.partition(":")
+    if not colon or not module_name or not function_name:
+        raise InvalidRequest(f"{name!r} is not of the form MODULE:BUILD", hint="for example venice_flows.worker:build")
+    # A user's own flow lies in the working folder more often than in site-packages.
+    sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise NotFound(
+            f"no module {error.name!r} (wanted for {name})", hint="run it from its folder, or install it into this environment"
+        ) from error
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        raise NotFound(f"module {module_name} has no function {function_name!r}", hint="name the one that builds the Dataflow")
+    return found

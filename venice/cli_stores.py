@@ -1,0 +1,258 @@
+"""`venice store`, `venice schema` and `venice version`: commands to the controller."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from venice.cli_output import AsJson, controller_of, group, model_json, moment, say, say_json, schema_text, size, table
+from venice.errors import Conflict, InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from venice.control.answers import VersionInfo
+    from venice.model import Store
+
+stores = group("Create, list, describe, change and delete stores.")
+schemas = group("Register and show the schemas of a store.")
+versions = group("List versions, roll back and forward, kill a push.")
+
+StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name of the store.")]
+SCHEMA_HELP: Final = "an .avsc file, a primitive such as 'string' or 'long', or the JSON itself"
+
+Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of the versions to come.")]
+Replicas = Annotated[int | None, typer.Option(min=1, help="Workers that hold each partition.")]
+Preserved = Annotated[int | None, typer.Option(min=1, help="Complete versions to keep, the current one included.")]
+RecordBytes = Annotated[int | None, typer.Option(min=1, help="Largest encoded value, in bytes.")]
+
+
+@stores.command("create")
+def create(
+    ctx: typer.Context,
+    store: StoreName,
+    key: Annotated[str, typer.Option("--key", metavar="SCHEMA", help=f"Schema of the keys: {SCHEMA_HELP}.")],
+    value: Annotated[str, typer.Option("--value", metavar="SCHEMA", help="Schema of the values, likewise.")],
+    owner: Annotated[str, typer.Option(help="Who answers for the store.")] = "",
+    partitions: Partitions = None,
+    replicas: Replicas = None,
+    versions_preserved: Preserved = None,
+    record_bytes_max: RecordBytes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a store with its key schema and its first value schema."""
+    from venice.model import StoreConfig
+
+    config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max))
+    made = controller_of(ctx).create_store(
+        store, key_schema=schema_text(key), value_schema=schema_text(value), owner=owner, config=config
+    )
+    if as_json:
+        say_json(model_json(made))
+    else:
+        say(f"store {made.name} created with {made.config.partition_count} partitions; 'venice push {made.name}' fills it")
+
+
+@stores.command("list")
+def list_stores(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List all stores."""
+    found = controller_of(ctx).list_stores()
+    if as_json:
+        say_json(model_json(found))
+    elif not found:
+        say("no stores yet; 'venice store create' makes one")
+    else:
+        say(table(("store", "current", "versions", "rows", "size", "owner"), (_store_row(store) for store in found)))
+
+
+@stores.command("describe")
+def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
+    """Show a store: configuration, schemas, versions."""
+    controller = controller_of(ctx)
+    found = controller.get_store(store)
+    if as_json:
+        say_json(model_json(found))
+        return
+    config = found.config
+    say(f"{found.name}: owner {found.owner or '-'}, created {moment(found.created_ms)}, current version {found.current or '-'}")
+    say(
+        f"new versions: {config.partition_count} partitions, {config.replication_factor} replicas each; "
+        f"{config.versions_preserved} complete versions are kept; values up to {size(config.record_bytes_max)}"
+    )
+    say(f"key schema: {found.key_schema}")
+    say(f"value schemas: {', '.join(str(schema.id) for schema in found.value_schemas)} ('venice schema show {store}' prints one)")
+    _print_versions(controller.list_versions(store))
+
+
+@stores.command("update")
+def update(
+    ctx: typer.Context,
+    store: StoreName,
+    owner: Annotated[str | None, typer.Option(help="Who answers for the store.")] = None,
+    partitions: Partitions = None,
+    replicas: Replicas = None,
+    versions_preserved: Preserved = None,
+    record_bytes_max: RecordBytes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a store; versions that exist keep what they were made with."""
+    changes = _config(partitions, replicas, versions_preserved, record_bytes_max)
+    if not changes and owner is None:
+        raise InvalidRequest("nothing to change", hint="give at least one option; 'venice store update --help' lists them")
+    changed = controller_of(ctx).update_store(store, owner=owner, **changes)
+    if as_json:
+        say_json(model_json(changed))
+    else:
+        say(f"store {store} changed; it applies to versions pushed from now on")
+
+
+@stores.command("delete")
+def delete(
+    ctx: typer.Context,
+    store: StoreName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a store with all its versions."""
+    controller = controller_of(ctx)
+    found = controller.get_store(store)
+    if not yes:
+        _confirm(f"delete {store} with its {len(found.versions)} versions for ever?")
+    controller.delete_store(store)
+    if as_json:
+        say_json({"deleted": store})
+    else:
+        say(f"store {store} deleted")
+
+
+@schemas.command("add")
+def add_schema(
+    ctx: typer.Context,
+    store: StoreName,
+    schema: Annotated[str, typer.Argument(metavar="SCHEMA", help=f"The value schema: {SCHEMA_HELP}.")],
+    as_json: AsJson = False,
+) -> None:
+    """Register a value schema; it must be compatible with all before it, both ways."""
+    added = controller_of(ctx).add_schema(store, schema_text(schema))
+    if as_json:
+        say_json(model_json(added))
+    else:
+        say(f"value schema {added.id} of {store}")
+
+
+@schemas.command("list")
+def list_schemas(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
+    """List the schemas of a store."""
+    found = controller_of(ctx).get_store(store)
+    if as_json:
+        say_json({"key": json.loads(found.key_schema), "values": {item.id: json.loads(item.text) for item in found.value_schemas}})
+        return
+    rows = [("key", found.key_schema), *((f"value {item.id}", item.text) for item in found.value_schemas)]
+    say(table(("schema", "text"), [(name, text if len(text) <= 100 else text[:99] + "…") for name, text in rows]))
+
+
+@schemas.command("show")
+def show_schema(
+    ctx: typer.Context,
+    store: StoreName,
+    schema: Annotated[str, typer.Argument(metavar="[ID|key]", help="A value schema's id, or 'key'; default: the newest.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print one schema as JSON."""
+    found = controller_of(ctx).get_store(store)
+    known = {"key": found.key_schema, **{str(item.id): item.text for item in found.value_schemas}}
+    if schema and schema not in known:
+        raise NotFound(f"store {store} has no schema {schema!r}", hint=f"it has {', '.join(known)}")
+    text = known[schema or list(known)[-1]]
+    say(json.dumps(json.loads(text), indent=None if as_json else 2, ensure_ascii=False))
+
+
+@versions.command("list")
+def list_versions(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
+    """List the versions of a store, with their state and how ready they are."""
+    found = controller_of(ctx).list_versions(store)
+    if as_json:
+        say_json(model_json(found))
+    else:
+        _print_versions(found)
+
+
+@versions.command("rollback")
+def rollback(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
+    """Serve the newest backup version again."""
+    _swapped(controller_of(ctx).rollback(store), as_json)
+
+
+@versions.command("roll-forward")
+def roll_forward(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
+    """Serve the newest complete version above the current one: a deferred one, or one that was rolled back."""
+    _swapped(controller_of(ctx).roll_forward(store), as_json)
+
+
+@versions.command("kill")
+def kill(
+    ctx: typer.Context,
+    store: StoreName,
+    version: Annotated[int, typer.Argument(help="Number of a version that does not serve.")],
+    reason: Annotated[str, typer.Option(help="Why; shown in the version's state.")] = "killed by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Give up a version that is being pushed or waits for its swap."""
+    killed = controller_of(ctx).kill(store, version, reason)
+    if as_json:
+        say_json(model_json(killed))
+    else:
+        say(f"version {version} of {store}: {killed.status.lower()}")
+
+
+def _swapped(store: Store, as_json: bool) -> None:
+    if as_json:
+        say_json(model_json(store))
+    else:
+        say(f"store {store.name} serves version {store.current}")
+
+
+def _confirm(question: str) -> None:
+    import sys
+
+    if not sys.stdin.isatty():
+        raise Conflict(f"nobody is here to answer: {question}", hint="pass --yes to go on without being asked")
+    if not typer.confirm(question):
+        raise typer.Exit(1)
+
+
+def _config(partitions: int | None, replicas: int | None, preserved: int | None, record_bytes: int | None) -> dict[str, int]:
+    named = {
+        "partition_count": partitions,
+        "replication_factor": replicas,
+        "versions_preserved": preserved,
+        "record_bytes_max": record_bytes,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _store_row(store: Store) -> tuple[object, ...]:
+    current = store.version(store.current)
+    rows, stored = (f"{current.row_count:,}", size(current.byte_count)) if current else ("-", "-")
+    return store.name, store.current or "-", len(store.versions), rows, stored, store.owner or "-"
+
+
+def _print_versions(found: tuple[VersionInfo, ...]) -> None:
+    if not found:
+        say("no versions yet")
+        return
+    rows = [
+        (
+            info.version.number,
+            info.status.lower(),
+            info.role.value,
+            f"{info.version.row_count:,}",
+            size(info.version.byte_count),
+            f"{info.ready_partitions}/{info.version.partition_count}",
+            moment(info.version.created_ms),
+            info.version.push_id,
+            info.version.reason,
+        )
+        for info in found
+    ]
+    say(table(("version", "status", "role", "rows", "size", "ready", "created", "push", "reason"), rows))
