@@ -1,27 +1,79 @@
-"""`venice push`: a new version from files or a query, with its progress shown."""
+"""`venice push`: a new version from files or a query."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from venice.cli_output import AsJson, settings_of
+from venice.cli_output import AsJson, say, say_json, settings_of, size
+
+if TYPE_CHECKING:
+    from venice.push.batch import PushResult
 
 
 def push(
     ctx: typer.Context,
     store: Annotated[str, typer.Argument(help="Name of the store.")],
-    inputs: Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help="File or glob; repeat it for several.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="PATH", help="Parquet, CSV or JSON: a file, glob or folder; may be repeated.")
+    ] = None,
     sql: Annotated[str | None, typer.Option("--sql", metavar="QUERY", help="DuckDB SQL whose rows are pushed.")] = None,
-    key: Annotated[str | None, typer.Option("--key", metavar="COLUMN", help="Column of the key.")] = None,
-    value: Annotated[str | None, typer.Option("--value", metavar="COLUMN", help="Column of the whole value.")] = None,
-    push_id: Annotated[str | None, typer.Option("--push-id", help="Names the push: pushing again with it changes nothing.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, push nothing.")] = False,
-    allow_duplicates: Annotated[bool, typer.Option("--allow-duplicates", help="Of rows with one key, keep any.")] = False,
-    deferred_swap: Annotated[bool, typer.Option("--deferred-swap", help="Do not serve it until 'venice version roll-forward'.")] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="COLUMN", help="Column of the key; default: 'key', or the only one left over.")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option("--value", metavar="COLUMN", help="Column of the whole value; default: a column per field.")
+    ] = None,
+    push_id: Annotated[str | None, typer.Option("--push-id", help="Names the push; one that is complete is not done again.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, check and sort everything, but make no version.")] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Of rows with one key and different values keep the last read.")
+    ] = False,
+    deferred_swap: Annotated[bool, typer.Option("--deferred-swap", help="Load it, and serve it at 'venice version roll-forward'.")] = False,
+    memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for DuckDB, such as 1GB.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Push a new version of a store and wait until it serves."""
-    settings_of(ctx)
+    from venice import cli_progress
+    from venice.push import batch
+
+    progress = cli_progress.choose(as_json=as_json)
+    with progress.shown():
+        result = batch.push(
+            settings_of(ctx),
+            store,
+            inputs=list(inputs) if inputs else None,
+            sql=sql,
+            key=key,
+            value=value,
+            push_id=push_id,
+            allow_duplicates=allow_duplicates,
+            deferred_swap=deferred_swap,
+            dry_run=dry_run,
+            memory_limit=memory_limit,
+            threads=threads,
+            on_event=progress,
+        )
+    if as_json:
+        say_json({"event": "push_done", **asdict(result)})
+    else:
+        say(_told(result, deferred_swap))
+
+
+def _told(result: PushResult, deferred_swap: bool) -> str:
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in ((result.duplicates, "duplicates dropped"), (result.skipped, "rows without a value left out"))
+        if count
+    ]
+    rows = ", ".join([f"{result.rows:,} rows", size(result.bytes), *left_out])
+    if result.version is None:
+        return f"{result.store}: {rows} would be pushed; no version was made"
+    if result.existing:
+        return f"{result.store} version {result.version}: push {result.push_id} was complete already ({rows})"
+    if deferred_swap:
+        return f"{result.store} version {result.version} is loaded ({rows}); 'venice version roll-forward {result.store}' serves it"
+    return f"{result.store} serves version {result.version}: {rows}"
