@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from venice.clock import ManualClock
-from venice.control.catalog import Catalog, CatalogReader, encode_declaration, encode_entity, entity_key, fold, fold_all
+from venice.control.catalog import Catalog, CatalogReader, Entity, encode_declaration, encode_entity, entity_key, fold, fold_all
 from venice.control.session import Session
 from venice.errors import Corrupt, Fenced
 from venice.log import Entry
@@ -108,7 +108,7 @@ def test_what_is_in_a_catalog_hangs_together(payloads: list[bytes]) -> None:
     catalog = fold_all(Catalog(), entries(payloads, gap=3))
     for name, number in catalog.assignments:
         assert catalog.stores[name].version(number) is not None
-    present = [
+    present: list[Entity] = [
         *catalog.stores.values(),
         *catalog.assignments.values(),
         *catalog.nodes.values(),
@@ -192,5 +192,9 @@ def test_racing_controllers_agree_and_the_stale_one_is_fenced(steps: list[Step])
         folded = [reader.catch_up() for reader in readers]
         assert folded[0] == folded[1] == folded[2]
         assert {key: value.owner for key, value in folded[0].stores.items()} == truth
-        for closing in (*sessions, *readers, *logs):
-            closing.close()
+        for session in sessions:
+            session.close()
+        for reader in readers:
+            reader.close()
+        for log in logs:
+            log.close()

@@ -86,8 +86,7 @@ class Reason(Body):
     reason: str = ""
 
 
-class Nothing(Body):
-    """A body without fields."""
+_NO_REASON = Reason()
 
 
 def build_app(controller: Controller) -> FastAPI:
@@ -154,7 +153,7 @@ def _add_versions(app: FastAPI, controller: Controller) -> None:
         return _answer(controller.get_version(store, number))
 
     @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/heartbeat", response_model=VersionInfo, tags=["versions"])
-    def heartbeat(store: str, number: int, body: Nothing) -> Response:
+    def heartbeat(store: str, number: int) -> Response:
         return _answer(controller.heartbeat(store, number))
 
     @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/seal", response_model=VersionInfo, tags=["versions"])
@@ -171,11 +170,11 @@ def _add_versions(app: FastAPI, controller: Controller) -> None:
         return _answer(sealed)
 
     @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/kill", response_model=VersionInfo, tags=["versions"])
-    def kill(store: str, number: int, body: Reason) -> Response:
+    def kill(store: str, number: int, body: Reason = _NO_REASON) -> Response:
         return _answer(controller.kill(store, number, body.reason))
 
     @app.post(f"{PREFIX}/stores/{{store}}/versions/{{number}}/fail", response_model=VersionInfo, tags=["versions"])
-    def fail(store: str, number: int, body: Reason) -> Response:
+    def fail(store: str, number: int, body: Reason = _NO_REASON) -> Response:
         return _answer(controller.fail(store, number, body.reason))
 
     @app.post(f"{PREFIX}/stores/{{store}}/rollback", response_model=Store, tags=["versions"])

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from venice.clock import Clock
 from venice.control.catalog import Catalog
-from venice.errors import InvalidRequest
+from venice.errors import Corrupt, InvalidRequest
 from venice.log import Log
 from venice.model import Version, VersionStatus
 from venice.naming import parse_version_topic, snapshot_folder, version_topic
 from venice.rules.lifecycle import FAILED
+from venice.storage.manifest import Manifest
 
 
 class Blobs:
@@ -34,6 +35,16 @@ class Blobs:
         parent = self._root / store / version_topic(store, version)
         if Path(uri).parent != parent:
             raise InvalidRequest(f"snapshot {uri!r} does not lie in {parent}", hint="seal the folder that the push was given")
+
+    def check_files(self, uri: str, manifest: Manifest) -> None:
+        """Raises Corrupt unless every file of the manifest is there, as long as it says. Their bytes are checked by the workers."""
+        for file in manifest.files:
+            try:
+                size = (Path(uri) / file.name).stat().st_size
+            except OSError as error:
+                raise Corrupt(f"snapshot {uri}: {file.name} cannot be read: {error.strerror}", hint="push again") from error
+            if size != file.size:
+                raise Corrupt(f"snapshot {uri}: {file.name} has {size} bytes, not {file.size}", hint="push again")
 
     def attempts(self, stores: Iterator[str]) -> Iterator[tuple[str, int, str]]:
         """(store, version, uri) of every attempt's folder that is there."""

@@ -203,6 +203,7 @@ class Controller:
         if version.snapshot != snapshot:
             self._blobs.check_attempt(uri, name, number)
             manifest = read_manifest(snapshot)
+            self._blobs.check_files(uri, manifest)
             with self._command() as catalog:
                 sealed = pushes.sealed(stores.find(catalog, name), number, snapshot, manifest, value_schema_id, rows, bytes_)
                 topics.begin(self._log, name, lifecycle.find(sealed, number), self._clock.now_ms())

@@ -9,7 +9,7 @@ from venice.errors import Conflict, Corrupt, InvalidRequest
 from venice.model import NO_VERSION, SnapshotRef, Store, Version, VersionStatus
 from venice.rules import lifecycle
 from venice.rules.retention import versions_to_delete
-from venice.storage.snapshot import Manifest
+from venice.storage.manifest import Manifest
 
 _PUSH_ID_MAX = 256
 
@@ -103,9 +103,17 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
         )
     if value_schema_id not in {schema.id for schema in store.value_schemas}:
         raise InvalidRequest(f"store {store.name!r} has no value schema {value_schema_id}", hint="register the schema before the push")
-    said = (store.name, number, version.partition_count, value_schema_id, rows, size)
-    found = (manifest.store, manifest.version, manifest.partition_count, manifest.value_schema_id, manifest.rows, manifest.bytes)
-    names = ("store", "version", "partition count", "value schema", "rows", "bytes")
+    said = (store.name, number, version.partition_count, None, value_schema_id, rows, size)
+    found = (
+        manifest.store,
+        manifest.version,
+        manifest.partition_count,
+        manifest.partition,
+        manifest.value_schema_id,
+        manifest.rows,
+        manifest.bytes,
+    )
+    names = ("store", "version", "partition count", "only partition", "value schema", "rows", "bytes")
     for name, expected, actual in zip(names, said, found, strict=True):
         if expected != actual:
             raise Corrupt(

@@ -54,10 +54,7 @@ def created(
         largest_version=grave.largest_version if grave is not None else 0,
         created_ms=now_ms,
     )
-    if value_schema is None:
-        return store
-    first = registry.register((), value_schema)[1][0]
-    return replace(store, value_schemas=(replace(first, id=(grave.largest_schema_id if grave is not None else 0) + 1),))
+    return store if value_schema is None else with_schema(catalog, store, value_schema)[0]
 
 
 def updated(store: Store, owner: str | None, config: Mapping[str, int]) -> Store:
@@ -90,8 +87,13 @@ def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, Value
         Incompatible: It does not fit an earlier one; names the field.
     """
     schema_id, schemas = registry.register(store.value_schemas, text)
-    changed = replace(store, value_schemas=schemas)
-    return changed, next(schema for schema in schemas if schema.id == schema_id)
+    schema = next(schema for schema in schemas if schema.id == schema_id)
+    grave = catalog.graveyards.get(store.name)
+    if not store.value_schemas and grave is not None:
+        # Clients may have cached what an id meant in the deleted store: it never means anything else.
+        schema = replace(schema, id=grave.largest_schema_id + 1)
+        schemas = (schema,)
+    return replace(store, value_schemas=schemas), schema
 
 
 def _checked(config: StoreConfig) -> StoreConfig:
