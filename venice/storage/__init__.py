@@ -49,6 +49,14 @@ class Identity:
     """Of the manifest it was attached from; empty when it began empty."""
 
 
+class Image(NamedTuple):
+    """A whole replica as of one moment between two batches; the iterators yield (key, bytes) in key order."""
+
+    position: Position
+    values: Iterator[tuple[bytes, bytes]]
+    metadata: Iterator[tuple[bytes, bytes]]
+
+
 class PartitionStorage(Protocol):
     """Reads from any thread; `apply` and `close` from one thread at a time."""
 
@@ -81,11 +89,18 @@ class PartitionStorage(Protocol):
         ...
 
     def scan(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """(key, stored value) in ascending unsigned byte order from `start` on, as of the call."""
+        """(key, stored value) in ascending unsigned byte order from `start` on, as of the call.
+
+        Iterating raises as `get`; a storage that is closed meanwhile ends no scan early without Unavailable.
+        """
         ...
 
     def scan_metadata(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """(key, metadata) likewise."""
+        ...
+
+    def image(self) -> Image:
+        """Everything at one position, from any thread, while batches are applied. Iterating raises as `scan`."""
         ...
 
     def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
