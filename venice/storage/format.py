@@ -1,0 +1,159 @@
+"""FORMAT of the disk: stored values, and what a replica says of itself. The page is `docs/formats/disk.md`.
+
+A replica is a RocksDB directory with three column families; a sealed folder (`venice/storage/manifest.py`) holds sorted
+files for the first two:
+
+    default    key → stored value: prefix ‖ Avro bytes
+    metadata   key → replication metadata; a key without a value is a tombstone
+    meta       identity and position of the replica, in their own layouts below
+
+Bytes that are not what was written give `Corrupt` and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple
+
+from venice.errors import Corrupt, InvalidRequest
+from venice.record import Vector
+from venice.storage import Identity, Position
+from venice.storage.members import check_format, count, dump, load, parse, string
+
+FORMAT = 1
+"""The format this release writes, and the newest it reads: of a replica, of a position and of a manifest."""
+
+VALUES = "default"
+METADATA = "metadata"
+META = "meta"
+COLUMN_FAMILIES = (VALUES, METADATA, META)
+
+IDENTITY_KEY = b"identity"
+POSITION_KEY = b"position"
+
+_REPLACE = "replace the replica by a fresh one"
+
+# Stored values.
+
+_PREFIX = Struct("<BI")
+_STAMPED_PREFIX = Struct("<BIq")
+_HAS_TIMESTAMP = 1
+
+PREFIX_SIZE = _PREFIX.size
+"""Where the Avro bytes begin in a value whose first byte, its flags, is 0."""
+
+
+class StoredValue(NamedTuple):
+    """A stored value's prefix; the Avro bytes are `stored[offset:]`."""
+
+    schema_id: int
+    timestamp_ms: int | None
+    """The row's own time, where it has one."""
+    offset: int
+
+
+def value_prefix(schema_id: int, timestamp_ms: int | None = None) -> bytes:
+    """What stands before the Avro bytes of a stored value.
+
+    Raises:
+        InvalidRequest: A number does not fit its field.
+    """
+    try:
+        if timestamp_ms is None:
+            return _PREFIX.pack(0, schema_id)
+        return _STAMPED_PREFIX.pack(_HAS_TIMESTAMP, schema_id, timestamp_ms)
+    except StructError as error:
+        raise InvalidRequest(f"schema id {schema_id} or time {timestamp_ms} cannot be stored: {error}") from error
+
+
+def encode_value(schema_id: int, payload: bytes, timestamp_ms: int | None = None) -> bytes:
+    """A stored value. Raises as `value_prefix`."""
+    return value_prefix(schema_id, timestamp_ms) + payload
+
+
+def decode_value(stored: bytes) -> StoredValue:
+    """The prefix of a stored value.
+
+    Raises:
+        Corrupt: No value begins so.
+    """
+    try:
+        flags, schema_id = _PREFIX.unpack_from(stored)
+        if flags == 0:
+            return StoredValue(schema_id, None, PREFIX_SIZE)
+        if flags == _HAS_TIMESTAMP:
+            _, schema_id, timestamp_ms = _STAMPED_PREFIX.unpack_from(stored)
+            return StoredValue(schema_id, timestamp_ms, _STAMPED_PREFIX.size)
+    except StructError as error:
+        raise Corrupt(f"stored value of {len(stored)} bytes is shorter than its prefix", hint=_REPLACE) from error
+    raise Corrupt(f"stored value has unknown flags {flags:#04x}", hint="a newer release wrote it: upgrade this process")
+
+
+# What a replica says of itself, under `meta`.
+
+_POSITION = Struct("<BQQQQQH")
+_ENTRY = Struct("<hIQ")
+
+
+def encode_position(position: Position) -> bytes:
+    """The bytes of a position.
+
+    Raises:
+        InvalidRequest: A number does not fit its field.
+    """
+    try:
+        head = _POSITION.pack(
+            FORMAT,
+            position.next_offset,
+            position.term,
+            position.session,
+            position.sequence,
+            position.caught_up_session,
+            len(position.vector),
+        )
+        return head + b"".join([_ENTRY.pack(*entry) for entry in position.vector])
+    except StructError as error:
+        raise InvalidRequest(f"position cannot be stored: {error}") from error
+
+
+def decode_position(data: bytes) -> Position:
+    """The position that `data` is. Raises Corrupt."""
+    try:
+        format_, next_offset, term, session, sequence, caught_up_session, entries = _POSITION.unpack_from(data)
+        check_format("position", format_, FORMAT)
+        vector: Vector = tuple(_ENTRY.iter_unpack(data[_POSITION.size :]))
+    except StructError as error:
+        raise Corrupt(f"position of {len(data)} bytes is cut short", hint=_REPLACE) from error
+    if len(vector) != entries:
+        raise Corrupt(f"position holds {len(vector)} vector entries, not {entries}", hint=_REPLACE)
+    return Position(
+        next_offset=next_offset,
+        vector=vector,
+        term=term,
+        session=session,
+        sequence=sequence,
+        caught_up_session=caught_up_session,
+    )
+
+
+def encode_identity(identity: Identity) -> bytes:
+    """The bytes of an identity: JSON with sorted members."""
+    return dump({"format": FORMAT, **asdict(identity)})
+
+
+def decode_identity(data: bytes) -> Identity:
+    """The identity that `data` is. Raises Corrupt."""
+    members = load("replica identity", data, FORMAT)
+    return parse(
+        "replica identity",
+        lambda: Identity(
+            store=string(members, "store"),
+            version=count(members, "version"),
+            partition=count(members, "partition"),
+            topic_id=string(members, "topic_id"),
+            incarnation=string(members, "incarnation"),
+            snapshot_sha256=string(members, "snapshot_sha256"),
+        ),
+    )

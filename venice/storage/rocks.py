@@ -1,0 +1,234 @@
+"""A replica in a RocksDB directory, tuned for reads of what fits in memory.
+
+Read path: client → router → server → **storage**. Write path: push → snapshot → attach → ingest → **storage**.
+
+One process owns the directory for its life; a second opener gets `Conflict`. A write survives SIGKILL once `apply` has
+returned (the write-ahead log is on) and a power failure from the next flush on: a fold repeats what was lost, because
+the position is written in the same batch as the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from weakref import WeakSet
+
+from rocksdict import ColumnFamily, Rdict, WriteBatch
+
+from venice.errors import Corrupt, NotFound, Unavailable
+from venice.storage import Identity, Image, Mutation, Position
+from venice.storage.format import IDENTITY_KEY, META, METADATA, POSITION_KEY, decode_identity, decode_position, encode_position
+from venice.storage.tuning import open_rocks, translated
+
+_CHUNK_ROWS = 256
+"""Rows a scan reads at a time: as many may still be returned after `close`."""
+
+
+class RocksStorage:
+    """One replica's storage. `venice.storage.snapshot.attach` makes one, `open_replica` opens it again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a replica directory.
+
+        Raises:
+            NotFound: No such directory.
+            Corrupt: It is not a replica, or RocksDB refuses what it finds.
+            Conflict: It is open already, here or in another process.
+        """
+        if not folder.is_dir():
+            raise NotFound(f"no replica at {folder}")
+        self.folder = folder
+        self._lock = Lock()
+        self._applying = Lock()
+        self._cursors: WeakSet[_Cursor] = WeakSet()
+        self._closed = False
+        self._rocks = open_rocks(folder)
+        # Objects of column families keep the directory locked: `close` must drop every one of them.
+        self._metadata: Rdict | None = None
+        self._handles: tuple[ColumnFamily, ColumnFamily] | None = None
+        try:
+            self._metadata = self._rocks.get_column_family(METADATA)
+            self._handles = (self._rocks.get_column_family_handle(METADATA), self._rocks.get_column_family_handle(META))
+            self._has_metadata = next(iter(self._metadata.keys()), None) is not None
+            self._identity, self._position = _meta(self._rocks, folder)
+        except Exception as error:
+            self.close()
+            raise translated(error, folder) from error
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    @property
+    def row_count(self) -> int:
+        try:
+            return self._rocks.property_int_value("rocksdb.estimate-num-keys") or 0
+        except Exception as error:
+            raise translated(error, self.folder) from error
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._rocks.get(key)
+        except Exception as error:
+            raise translated(error, self.folder) from error
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        try:
+            found: list[bytes | None] = self._rocks.get(keys if isinstance(keys, list) else list(keys))  # type: ignore[assignment]
+            return found
+        except Exception as error:
+            raise translated(error, self.folder) from error
+
+    def get_metadata(self, key: bytes) -> bytes | None:
+        try:
+            return self._metadata_rocks().get(key)
+        except Exception as error:
+            raise translated(error, self.folder) from error
+
+    def scan(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return self._scan(self._rocks, start)
+
+    def scan_metadata(self, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return self._scan(self._metadata_rocks(), start)
+
+    def image(self) -> Image:
+        with self._applying:
+            return Image(self._position, self.scan(), self.scan_metadata())
+
+    def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
+        handles = self._handles
+        if handles is None:
+            raise _closed(self.folder)
+        metadata_handle, meta_handle = handles
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value, metadata in mutations:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+            if metadata is not None:
+                put(key, metadata, metadata_handle)
+                self._has_metadata = True
+            elif self._has_metadata:  # most stores have none: removing nothing would double what they write
+                delete(key, metadata_handle)
+        put(POSITION_KEY, encode_position(position), meta_handle)
+        with self._applying:
+            try:
+                self._rocks.write(batch)
+            except Exception as error:
+                raise translated(error, self.folder) from error
+            self._position = position
+
+    def flush(self) -> None:
+        """Write what the write-ahead log holds to sorted files. Nobody needs it; opening again is faster after it.
+
+        Raises:
+            Full: The disk is full.
+            Corrupt: A background error has stopped the storage.
+        """
+        try:
+            self._rocks.flush()
+            self._metadata_rocks().flush()
+        except Exception as error:
+            raise translated(error, self.folder) from error
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            cursors = list(self._cursors)
+        for cursor in cursors:
+            cursor.drop()
+        if self._metadata is not None:
+            self._metadata.close()
+        self._metadata = self._handles = None
+        # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and the
+        # directory is released all the same.
+        with suppress(Exception):
+            self._rocks.close()
+
+    def _metadata_rocks(self) -> Rdict:
+        metadata = self._metadata
+        if metadata is None:
+            raise _closed(self.folder)
+        return metadata
+
+    def _scan(self, rocks: Rdict, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._lock:
+            if self._closed:
+                raise _closed(self.folder)
+            cursor = _Cursor(rocks, start, self.folder)
+            self._cursors.add(cursor)
+        return _rows(cursor)
+
+
+class _Cursor:
+    """Where a scan stands. The storage knows its cursors, because an open iterator keeps a closed directory locked."""
+
+    def __init__(self, rocks: Rdict, start: bytes, folder: Path) -> None:
+        self._folder = folder
+        self._lock = Lock()
+        self._last = start
+        try:
+            snapshot = rocks.snapshot()
+            # `items` stops at an unreadable block as if the rows ended there; only `check`, asked afterwards, tells.
+            self._open: tuple[Any, Any] | None = (snapshot.items(from_key=start), snapshot.iter())
+        except Exception as error:
+            raise translated(error, folder) from error
+
+    def take(self) -> list[tuple[bytes, bytes]]:
+        """The next rows; empty at the end. Raises Corrupt, Unavailable."""
+        with self._lock:
+            if self._open is None:
+                raise _closed(self._folder)
+            items, check = self._open
+            try:
+                rows = list(islice(items, _CHUNK_ROWS))
+                if len(rows) < _CHUNK_ROWS:
+                    last = rows[-1][0] if rows else self._last
+                    check.seek(last)
+                    if check.valid() and check.key() == last:
+                        check.next()
+                    check.status()
+            except Exception as error:
+                raise translated(error, self._folder) from error
+            if check.valid() and len(rows) < _CHUNK_ROWS:
+                raise Corrupt(f"scan of replica {self._folder} ended before its rows", hint="replace the replica by a fresh one")
+            if rows:
+                self._last = rows[-1][0]
+            return rows
+
+    def drop(self) -> None:
+        with self._lock:
+            self._open = None
+
+
+def _rows(cursor: _Cursor) -> Iterator[tuple[bytes, bytes]]:
+    while rows := cursor.take():
+        yield from rows
+    cursor.drop()
+
+
+def _meta(rocks: Rdict, folder: Path) -> tuple[Identity, Position]:
+    meta = rocks.get_column_family(META)
+    try:
+        identity, position = meta.get(IDENTITY_KEY), meta.get(POSITION_KEY)
+    finally:
+        meta.close()
+    if identity is None or position is None:
+        raise Corrupt(f"{folder} does not say which replica it is", hint="replace the replica by a fresh one")
+    return decode_identity(identity), decode_position(position)
+
+
+def _closed(folder: Path) -> Unavailable:
+    return Unavailable(f"replica {folder} is closed", hint="look it up again")

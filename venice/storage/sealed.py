@@ -1,0 +1,227 @@
+"""Sealed folders: written, sealed, read and verified.
+
+Write path: push → **sealed** → attach → ingest → storage.
+
+A sealed folder never changes: a reference names its manifest by SHA-256, the manifest names each file by SHA-256.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from rocksdict import SstFileWriter
+
+from venice.errors import Conflict, Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.model import SnapshotRef
+from venice.storage.manifest import MANIFEST_NAME, FileKind, Manifest, PartitionFile, decode_manifest, encode_manifest
+from venice.storage.tuning import sorted_file_writer, translated
+
+_READ_BYTES = 4 * 1024 * 1024
+"""Read and hashed at a time: long enough for other threads to get the interpreter meanwhile."""
+_HASH_ROWS = 8192
+"""Rows after which a writer hashes what has reached its file."""
+
+
+class PartitionWriter:
+    """Writes one sorted file of a folder that will be sealed. One thread at a time; end with `finish` or `abort`.
+
+    Args:
+        path: The file, in a folder that exists; `file_name` names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows = self._rows_hashed = 0
+        self._min_key = self._max_key = b""
+        self._hash = sha256()
+        self._writer: SstFileWriter = sorted_file_writer()
+        with disk_errors(path):
+            self._writer.open(str(path))
+            self._file = path.open("rb", buffering=0)
+
+    def put(self, key: bytes, stored: bytes) -> None:
+        """Add a row; keys ascend strictly, compared as unsigned bytes. Raises as `put_all`."""
+        self.put_all((key,), (stored,))
+
+    def put_all(self, keys: Sequence[bytes], stored: Iterable[bytes]) -> None:
+        """Add rows, one of `stored` for each of `keys`; much faster than one by one.
+
+        Raises:
+            InvalidRequest: A key is not larger than the one before it.
+            Full: The disk is full.
+        """
+        if not keys:
+            return
+        writer = self._writer
+        with disk_errors(self._path):
+            for key, value in zip(keys, stored, strict=True):
+                writer[key] = value
+        if not self._rows:
+            self._min_key = keys[0]
+        self._max_key = keys[-1]
+        self._rows += len(keys)
+        if self._rows - self._rows_hashed >= _HASH_ROWS:
+            self._hash_written()
+
+    def finish(self, partition: int, kind: FileKind = FileKind.VALUES) -> PartitionFile:
+        """Complete the file, on disk to stay, and say what it is.
+
+        Raises:
+            InvalidRequest: No row was added: an empty partition has no file.
+            Full: The disk is full.
+        """
+        if not self._rows:
+            self.abort()
+            raise InvalidRequest(f"nothing was written to {self._path}", hint="an empty partition has no file")
+        with disk_errors(self._path):
+            self._writer.finish()
+            self._hash_written()
+            size = os.fstat(self._file.fileno()).st_size
+            self._file.close()
+        return PartitionFile(
+            partition=partition,
+            kind=kind,
+            name=self._path.name,
+            rows=self._rows,
+            size=size,
+            sha256=self._hash.hexdigest(),
+            min_key=self._min_key,
+            max_key=self._max_key,
+        )
+
+    def abort(self) -> None:
+        """Give up and delete the file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _hash_written(self) -> None:
+        # RocksDB only appends, and drops the file from the page cache when it finishes it: hashing what was just
+        # written saves reading everything from disk again.
+        while chunk := self._file.read(_READ_BYTES):
+            self._hash.update(chunk)
+        self._rows_hashed = self._rows
+
+
+def seal(folder: Path, manifest: Manifest) -> SnapshotRef:
+    """Seal a folder whose files are all there: its manifest is written last, and on disk to stay.
+
+    Raises:
+        Conflict: The folder is sealed already.
+        InvalidRequest: A file is missing or of another size than the manifest says.
+        Full: The disk is full.
+    """
+    data = encode_manifest(manifest)
+    target = folder / MANIFEST_NAME
+    with disk_errors(folder):
+        if target.exists():
+            raise Conflict(f"{folder} is sealed already", hint="every attempt of a push writes to a folder of its own")
+        for file in manifest.files:
+            path = folder / file.name
+            if not path.is_file() or path.stat().st_size != file.size:
+                raise InvalidRequest(f"{path} is not the file of {file.size} bytes that the manifest names")
+            sync(path)
+        unfinished = folder / f".tmp-{MANIFEST_NAME}"
+        unfinished.write_bytes(data)
+        sync(unfinished)
+        unfinished.rename(target)
+        sync(folder)
+        sync(folder.parent)
+    return SnapshotRef(uri=str(folder.resolve()), sha256=sha256(data).hexdigest())
+
+
+def read_manifest(ref: SnapshotRef) -> Manifest:
+    """The manifest of a sealed folder.
+
+    Raises:
+        NotFound: There is no such folder, or it is not sealed.
+        Corrupt: The manifest is not the one that was sealed, or newer than this release reads.
+    """
+    path = _local(ref.uri) / MANIFEST_NAME
+    with disk_errors(path):
+        data = path.read_bytes()
+    if sha256(data).hexdigest() != ref.sha256:
+        raise Corrupt(f"{path} is not the manifest that was sealed", hint="its SHA-256 differs: push again")
+    return decode_manifest(data)
+
+
+def verify(ref: SnapshotRef) -> Manifest:
+    """The manifest, after every file of the folder was read and found as it was sealed.
+
+    Raises:
+        NotFound: There is no such folder, or it is not sealed.
+        Corrupt: The manifest or a file is missing, cut or changed.
+    """
+    manifest = read_manifest(ref)
+    for file in manifest.files:
+        path = sealed_file(ref, file)
+        with disk_errors(path):
+            check_hash(path, file, hash_of(path))
+    return manifest
+
+
+def _local(uri: str) -> Path:
+    """The folder a reference names. The one place that knows what kinds of places there are."""
+    if "://" in uri:
+        raise InvalidRequest(f"snapshot {uri} is not a local folder", hint="this release reads snapshots from local folders")
+    return Path(uri)
+
+
+def sealed_file(ref: SnapshotRef, file: PartitionFile) -> Path:
+    """Where a file of a sealed folder is, after a look at whether it can be the one that was sealed."""
+    folder = _local(ref.uri)
+    path = folder / file.name
+    if not (folder / MANIFEST_NAME).is_file():
+        raise NotFound(f"no sealed folder at {folder}")
+    if not path.is_file():
+        raise Corrupt(f"{path} is missing from a sealed folder", hint="push again")
+    size = path.stat().st_size
+    if size != file.size:
+        raise Corrupt(f"{path} has {size} bytes, {file.size} were sealed", hint="push again")
+    return path
+
+
+def hash_of(path: Path, also: Callable[[bytes], object] = len) -> str:
+    """SHA-256 of a file; `also` is called with each piece of it."""
+    found = sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_READ_BYTES):
+            found.update(chunk)
+            also(chunk)
+    return found.hexdigest()
+
+
+def check_hash(path: Path, file: PartitionFile, found: str) -> None:
+    if found != file.sha256:
+        raise Corrupt(f"{path} is not the file that was sealed", hint="its SHA-256 differs: push again")
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the disk and RocksDB say inside, as the errors that tell the caller what to do."""
+    try:
+        yield
+    except VeniceError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Full(f"no room for {path}: {error.strerror}", hint="free disk space, then try again") from error
+        if isinstance(error, FileNotFoundError):
+            raise NotFound(f"{error.filename or path} does not exist") from error
+        raise Unavailable(f"{path} cannot be read or written: {error}", hint="look at the disk and its permissions") from error
+    except Exception as error:
+        if "strict ascending order" in str(error):
+            raise InvalidRequest(f"rows of {path} are not in ascending order of their keys, or a key comes twice") from error
+        raise translated(error, path) from error
