@@ -61,7 +61,12 @@ def real_time_topic(store: str) -> str:
 
 def replica_name(store: str, version: int, partition: int) -> str:
     """`<store>_v<N>.<partition>`, the partition zero-padded so that names sort as partitions do."""
-    return f"{version_topic(store, version)}.{partition:06d}"
+    return replica_of_topic(version_topic(store, version), partition)
+
+
+def replica_of_topic(topic: str, partition: int) -> str:
+    """Name of the replica that folds a partition of a version topic."""
+    return f"{topic}.{partition:06d}"
 
 
 def parse_replica_name(name: str) -> tuple[str, int, int] | None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from random import Random
 from urllib.parse import urlsplit
 
 from venice import record as log_record
@@ -28,7 +29,7 @@ from venice.replicas import OpenVersions, ReplicaSet, Wanted
 from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
-from venice.telemetry import log_event, log_to_stderr
+from venice.telemetry import log_event
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -71,7 +72,8 @@ class WorkerRuntime:
             Unavailable: The log cannot be reached.
         """
         settings = self.settings
-        log_to_stderr(self.id, self._clock.now_ms)
+        if threading.current_thread() is threading.main_thread():
+            on_stop_signal(self.stopping.set)
         self._log = open_log(settings.log_url, self._clock)
         ensure_topics(self._log)
         self._tail = CatalogTail(self._log, self._clock)
@@ -169,20 +171,30 @@ def run_controller(settings: Settings) -> None:
 
     from venice.control.api import build_app
     from venice.control.controller import Controller
+    from venice.control.policy import Policy
 
     clock = SystemClock()
-    log_to_stderr("controller", clock.now_ms)
     log = open_log(settings.log_url, clock)
     ensure_topics(log)
-    controller = Controller(log, clock, settings)
     host, port = host_port(settings.controller_url)
     check_port(host, port, "controller")
-    controller.start()
-    try:
-        config = uvicorn.Config(
+    stopped_by: list[VeniceError] = []
+
+    def stop(error: VeniceError) -> None:
+        stopped_by.append(error)
+        server.should_exit = True
+
+    controller = Controller(log, clock, Policy.of(settings), rng=Random(secrets.randbits(128)), on_stop=stop)
+    server = uvicorn.Server(
+        uvicorn.Config(
             build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False
         )
-        uvicorn.Server(config).run()
+    )
+    controller.start()
+    try:
+        server.run()
+        if stopped_by:
+            raise stopped_by[0]
     finally:
         controller.close()
         log.close()
@@ -191,7 +203,6 @@ def run_controller(settings: Settings) -> None:
 def run_router(settings: Settings) -> None:
     """Run a router until SIGTERM or SIGINT."""
     clock = SystemClock()
-    log_to_stderr("router", clock.now_ms)
     log = open_log(settings.log_url, clock)
     ensure_topics(log)
     tail = CatalogTail(log, clock)

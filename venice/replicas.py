@@ -19,7 +19,7 @@ from venice.errors import Corrupt, NotFound, VeniceError
 from venice.ingest import ReplicaFold
 from venice.log import Entry, Log
 from venice.model import ReplicaReport, ReplicaState, SnapshotRef, Version
-from venice.naming import replica_name, version_topic
+from venice.naming import replica_name, replica_of_topic, version_topic
 from venice.storage import Identity, PartitionStorage
 from venice.storage.snapshot import Manifest, attach, open_replica, read_manifest
 from venice.telemetry import log_event
@@ -147,7 +147,7 @@ class ReplicaSet:
             return []
         by_replica: dict[str, list[Entry]] = {}
         for entry in entries:
-            by_replica.setdefault(f"{entry.topic}.{entry.partition:06d}", []).append(entry)
+            by_replica.setdefault(replica_of_topic(entry.topic, entry.partition), []).append(entry)
         return list(by_replica.items())
 
     def fold(self, name: str, entries: list[Entry]) -> int:

@@ -19,7 +19,7 @@ from venice.clock import Clock, SystemClock
 from venice.config import Settings, environment
 from venice.errors import Unavailable
 from venice.node import check_port, host_port, on_stop_signal, worker_url
-from venice.telemetry import log_event, log_to_stderr
+from venice.telemetry import log_event
 
 WORKER_BUILD = "venice_flows.worker:build"
 RESTART_S = 0.1
@@ -138,9 +138,7 @@ class Supervisor:
 
 def run_node(settings: Settings) -> None:
     """Run a node's workers until SIGTERM or SIGINT."""
-    clock = SystemClock()
-    log_to_stderr(settings.node, clock.now_ms)
-    supervisor = Supervisor(settings.data / "logs", clock=clock)
+    supervisor = Supervisor(settings.data / "logs")
     for index in range(settings.workers):
         supervisor.add(
             f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings

@@ -1,0 +1,113 @@
+"""SIGKILL of any process at any moment of a push: no wrong, partial or mixed read, and the push completes or fails cleanly."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from reading import KEY_SCHEMA, VALUE_SCHEMA, Reader, rows
+
+from venice.client.davinci import DaVinciClient
+from venice.client.thin import ThinClient
+from venice.clock import SystemClock
+from venice.config import Settings, environment
+from venice.control.remote import ControllerClient
+from venice.errors import Unavailable
+from venice.model import VersionStatus
+from venice.push.batch import push
+from venice.supervisor import Cluster
+
+KILLS = 50
+VICTIMS = ("push", "controller", "router", "worker", "node")
+
+
+def test_50_kills_during_pushes_serve_nothing_wrong(start_cluster: Callable[..., Cluster]) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")  # shown when the test fails
+    rng = random.Random(seed)
+    cluster = start_cluster(workers=2)
+    settings = cluster.settings
+    controller = ControllerClient(settings.controller_url, SystemClock(), retry_s=30)
+    controller.create_store("rows", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA)
+    push(settings, "rows", sql=rows(1))
+    kills, edition = 0, 1
+    with (
+        Reader(lambda: ThinClient(settings.router_url, "rows"), seed=seed, tolerant=True) as thin,
+        Reader(lambda: DaVinciClient(settings, "rows"), seed=seed) as davinci,
+    ):
+        while kills < KILLS:
+            edition += 1
+            kills += push_under_fire(cluster, settings, edition, rng)
+            assert thin.faults == davinci.faults == []
+            await_serving(settings, edition)
+    for reader in (thin, davinci):
+        assert reader.faults == []
+        assert reader.editions == sorted(set(reader.editions)), "a reader went back"
+        assert reader.gets > 0
+    statuses = {info.version.number: info.version.status for info in controller.list_versions("rows")}
+    assert all(status is VersionStatus.ONLINE for status in statuses.values()), statuses
+
+
+def push_under_fire(cluster: Cluster, settings: Settings, edition: int, rng: random.Random) -> int:
+    """Push one version while processes are killed, again under the same id until it is in. Returns the kills."""
+    kills = 0
+    command = [sys.executable, "-m", "venice.cli", "push", "rows", "--sql", rows(edition), "--push-id", f"edition-{edition}"]
+    for _attempt in range(20):
+        pushing = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(rng.randint(1, 3)):
+            time.sleep(rng.uniform(0.05, 1.2))
+            kills += kill_one(cluster, pushing, rng.choice(VICTIMS))
+        _, said = pushing.communicate(timeout=90)
+        if pushing.returncode == 0:
+            return kills
+        assert "Traceback" not in said, said
+        if pushing.returncode != -signal.SIGKILL:
+            assert said.startswith("error:"), said
+    raise AssertionError(f"edition {edition} was not pushed in 20 attempts: {said}")
+
+
+def kill_one(cluster: Cluster, pushing: subprocess.Popen[str], victim: str) -> int:
+    """SIGKILL the victim if it runs; how many were killed."""
+    if victim == "push":
+        if pushing.poll() is not None:
+            return 0
+        pushing.kill()
+        return 1
+    pids = cluster.supervisor.pids()
+    node = pids.get("node-1")
+    if victim == "worker":
+        found = children(node) if node is not None else []
+    elif victim == "node":
+        found = [node] if node is not None else []
+    else:
+        found = [pids[victim]] if victim in pids else []
+    if not found:
+        return 0
+    try:
+        os.kill(found[-1], signal.SIGKILL)
+    except ProcessLookupError:
+        return 0
+    return 1
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(child) for child in listed.split()]
+
+
+def await_serving(settings: Settings, edition: int) -> None:
+    deadline = time.monotonic() + 60
+    with ThinClient(settings.router_url, "rows") as client:
+        while True:
+            try:
+                if client.get(7)["edition"] == edition:
+                    return
+            except Unavailable:
+                pass
+            assert time.monotonic() < deadline, f"edition {edition} does not serve"
+            time.sleep(0.05)

@@ -1,0 +1,161 @@
+"""The fold of one replica: which records count, and that they are applied once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from venice.ingest import ReplicaFold
+from venice.log import Entry
+from venice.record import Kind, Origin, Record, encode
+from venice.storage import Identity
+from venice.storage.format import encode_value
+from venice.storage.memory import MemoryStorage
+
+IDENTITY = Identity(store="s", version=1, partition=0, topic_id="t", incarnation="i")
+
+
+def entries(*records: Record | bytes, first: int = 0) -> list[Entry]:
+    payloads = [record if isinstance(record, bytes) else encode(record) for record in records]
+    return [Entry("s_v1", 0, first + offset, 0, payload) for offset, payload in enumerate(payloads)]
+
+
+def declare(term: int, session: int) -> Record:
+    return Record(Kind.DECLARE_LEADERSHIP, term=term, session=session)
+
+
+def put(key: bytes, value: bytes, *, term: int, session: int, sequence: int) -> Record:
+    return Record(
+        Kind.PUT,
+        key=key,
+        value=value,
+        schema_id=1,
+        origin=Origin.REAL_TIME,
+        timestamp_ms=5,
+        region=0,
+        term=term,
+        session=session,
+        sequence=sequence,
+        vector=((0, 0, sequence),),
+    )
+
+
+def folded(*records: Record | bytes) -> ReplicaFold:
+    fold = ReplicaFold(MemoryStorage(IDENTITY))
+    fold.fold(entries(*records))
+    return fold
+
+
+def values(fold: ReplicaFold) -> dict[bytes, bytes]:
+    return {key: value[-1:] for key, value in fold.storage.scan()}
+
+
+def test_records_of_the_declared_session_are_applied_with_position_and_vector() -> None:
+    fold = folded(declare(1, 7), put(b"a", b"1", term=1, session=7, sequence=1), put(b"a", b"2", term=1, session=7, sequence=2))
+    assert values(fold) == {b"a": b"2"}
+    position = fold.storage.position
+    assert (position.next_offset, position.term, position.session, position.sequence) == (3, 1, 7, 2)
+    assert position.vector == ((0, 0, 2),)
+    assert fold.counts.applied == 2
+
+
+def test_a_batch_row_keeps_its_schema_id_and_own_time() -> None:
+    row = Record(Kind.PUT, key=b"a", value=b"1", schema_id=3, timestamp_ms=9, term=1, session=7, sequence=1)
+    assert folded(declare(1, 7), row).storage.get(b"a") == encode_value(3, b"1", 9)
+
+
+def test_a_delete_removes_the_value_and_keeps_its_metadata() -> None:
+    gone = Record(Kind.DELETE, key=b"a", metadata=b"rmd", term=1, session=7, sequence=2)
+    fold = folded(declare(1, 7), put(b"a", b"1", term=1, session=7, sequence=1), gone)
+    assert fold.storage.get(b"a") is None
+    assert fold.storage.get_metadata(b"a") == b"rmd"
+
+
+def test_a_superseded_leader_changes_nothing() -> None:
+    fold = folded(
+        declare(1, 7),
+        put(b"a", b"1", term=1, session=7, sequence=1),
+        declare(2, 8),
+        put(b"a", b"9", term=1, session=7, sequence=2),
+        declare(1, 9),
+        put(b"a", b"8", term=1, session=9, sequence=1),
+        put(b"b", b"2", term=2, session=8, sequence=1),
+    )
+    assert values(fold) == {b"a": b"1", b"b": b"2"}
+    assert fold.counts.fenced == 3
+
+
+def test_a_new_session_of_the_same_term_takes_over() -> None:
+    fold = folded(declare(1, 7), declare(1, 8), put(b"a", b"1", term=1, session=7, sequence=1), put(b"a", b"2", term=1, session=8, sequence=1))
+    assert values(fold) == {b"a": b"2"}
+
+
+def test_nobody_leads_before_a_declaration() -> None:
+    fold = folded(put(b"a", b"1", term=1, session=7, sequence=1))
+    assert values(fold) == {}
+    assert fold.counts.fenced == 1
+
+
+def test_after_a_hole_nothing_of_the_session_counts() -> None:
+    """Its vector would skip the input of the record that is missing: a write would be lost in silence."""
+    fold = folded(
+        declare(1, 7),
+        put(b"a", b"1", term=1, session=7, sequence=1),
+        put(b"b", b"3", term=1, session=7, sequence=3),
+        put(b"c", b"4", term=1, session=7, sequence=4),
+    )
+    assert values(fold) == {b"a": b"1"}
+    assert fold.counts.missing == 2
+    assert fold.storage.position.vector == ((0, 0, 1),)
+
+
+def test_what_was_folded_is_not_folded_again() -> None:
+    records = entries(declare(1, 7), put(b"a", b"1", term=1, session=7, sequence=1), put(b"a", b"1", term=1, session=7, sequence=1))
+    fold = ReplicaFold(MemoryStorage(IDENTITY))
+    assert [fold.fold(records), fold.fold(records)] == [1, 0]
+    assert fold.counts.duplicate == 1
+    assert fold.next_offset == 3
+
+
+def test_garbage_is_counted_and_passed_over() -> None:
+    fold = folded(declare(1, 7), b"garbage", put(b"a", b"1", term=1, session=7, sequence=1))
+    assert values(fold) == {b"a": b"1"}
+    assert fold.counts.corrupt == 1
+    assert fold.next_offset == 3
+
+
+def test_marks_move_the_vector_and_say_who_caught_up() -> None:
+    progress = Record(Kind.PROGRESS, term=1, session=7, sequence=1, vector=((0, 0, 40),))
+    caught_up = Record(Kind.CAUGHT_UP, term=1, session=7, sequence=2, vector=((0, 0, 41),))
+    position = folded(declare(1, 7), progress, caught_up).storage.position
+    assert (position.vector, position.caught_up_session) == (((0, 0, 41),), 7)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(declare, st.integers(0, 3), st.integers(1, 3)),
+            st.builds(
+                put,
+                st.sampled_from([b"a", b"b"]),
+                st.sampled_from([b"1", b"2", b"3"]),
+                term=st.integers(0, 3),
+                session=st.integers(1, 3),
+                sequence=st.integers(1, 4),
+            ),
+            st.binary(max_size=5),
+        ),
+        max_size=30,
+    ),
+    st.lists(st.integers(1, 7), min_size=30, max_size=30),
+)
+def test_how_entries_are_batched_changes_nothing(records: list[Record | bytes], sizes: list[int]) -> None:
+    at_once = folded(*records)
+    in_parts = ReplicaFold(MemoryStorage(IDENTITY))
+    rest = entries(*records)
+    for size in sizes:
+        in_parts.fold(rest[:size])
+        rest = rest[size:]
+    assert values(in_parts) == values(at_once)
+    assert in_parts.storage.position == at_once.storage.position
+    assert in_parts.counts == at_once.counts
