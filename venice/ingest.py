@@ -97,9 +97,7 @@ class ReplicaFold:
                 self.counts.control += 1
             case _:
                 self.counts.control += 1
-        return replace(
-            position, sequence=record.sequence, vector=record.vector or position.vector, caught_up_session=caught_up
-        )
+        return replace(position, sequence=record.sequence, vector=record.vector or position.vector, caught_up_session=caught_up)
 
     def _declare(self, record: Record, position: Position) -> Position:
         if record.term < position.term:

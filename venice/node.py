@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from venice import record as log_record
 from venice.clock import Clock, SystemClock
 from venice.config import Settings
-from venice.control.catalog import Catalog, CatalogTail, to_json
+from venice.control.catalog import Catalog, CatalogTail
+from venice.control.encoding import to_json
 from venice.errors import Conflict, VeniceError
 from venice.log import Entry, Log
 from venice.log.open import open_log
@@ -130,9 +131,7 @@ class WorkerRuntime:
             version = store.version(number) if store is not None else None
             if version is None or version.snapshot is None or version.status not in _HELD:
                 continue
-            wanted.extend(
-                Wanted(name, version, partition) for partition, ids in enumerate(assignment.replicas) if self.id in ids
-            )
+            wanted.extend(Wanted(name, version, partition) for partition, ids in enumerate(assignment.replicas) if self.id in ids)
         self._replicas.want(wanted)
 
     def _report(self) -> None:
@@ -149,9 +148,7 @@ class WorkerRuntime:
                 reported_ms=self._clock.now_ms(),
                 replicas=self._replicas.reports(),
             )
-            record = Record(
-                kind=Kind.REPORT, key=f"worker/{self.id}".encode(), value=to_json(report), timestamp_ms=report.reported_ms
-            )
+            record = Record(kind=Kind.REPORT, key=f"worker/{self.id}".encode(), value=to_json(report), timestamp_ms=report.reported_ms)
             try:
                 self._log.append(REPORTS_TOPIC, 0, [log_record.encode(record)])
             except VeniceError as error:
@@ -186,9 +183,7 @@ def run_controller(settings: Settings) -> None:
 
     controller = Controller(log, clock, Policy.of(settings), rng=Random(secrets.randbits(128)), on_stop=stop)
     server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False
-        )
+        uvicorn.Config(build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False)
     )
     controller.start()
     try:

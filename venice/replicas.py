@@ -251,7 +251,7 @@ class ReplicaSet:
             self._reader.assign(topic, replica.wanted.partition, replica.fold.next_offset)
         except VeniceError as error:
             self._fail(replica, str(error), now_s)
-        except Exception as error:  # a replica's fault must not stop the others of this process
+        except Exception as error:  # noqa: BLE001 - whatever ails one replica must not stop the others of this process
             self._fail(replica, f"{type(error).__name__}: {error}", now_s)
         else:
             replica.state = ReplicaState.READY

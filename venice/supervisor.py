@@ -140,9 +140,7 @@ def run_node(settings: Settings) -> None:
     """Run a node's workers until SIGTERM or SIGINT."""
     supervisor = Supervisor(settings.data / "logs")
     for index in range(settings.workers):
-        supervisor.add(
-            f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings
-        )
+        supervisor.add(f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings)
     _run(supervisor)
 
 
@@ -210,9 +208,7 @@ def healthy(url: str) -> bool:
 
 
 def _node_settings(settings: Settings, index: int) -> Settings:
-    return settings.model_copy(
-        update={"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers}
-    )
+    return settings.model_copy(update={"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers})
 
 
 def _run(supervisor: Supervisor) -> None:

@@ -81,7 +81,7 @@ class Reader:
             with closing(self.open_client()) as client:
                 while not self._stop.is_set():
                     self._read(client, rng)
-        except Exception as error:  # judged by the test, not lost with the thread
+        except Exception as error:  # noqa: BLE001 - judged by the test, not lost with the thread
             self.faults.append(repr(error))
 
     def _read(self, client: Client, rng: random.Random) -> None:

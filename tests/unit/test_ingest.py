@@ -86,7 +86,9 @@ def test_a_superseded_leader_changes_nothing() -> None:
 
 
 def test_a_new_session_of_the_same_term_takes_over() -> None:
-    fold = folded(declare(1, 7), declare(1, 8), put(b"a", b"1", term=1, session=7, sequence=1), put(b"a", b"2", term=1, session=8, sequence=1))
+    fold = folded(
+        declare(1, 7), declare(1, 8), put(b"a", b"1", term=1, session=7, sequence=1), put(b"a", b"2", term=1, session=8, sequence=1)
+    )
     assert values(fold) == {b"a": b"2"}
 
 

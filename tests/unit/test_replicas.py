@@ -53,9 +53,7 @@ class Bench:
             for key, value in sorted(rows.items()):
                 writer.put(key, encode_value(1, value))
             files.append(writer.finish(partition))
-        manifest = Manifest(
-            store="s", version=number, partition_count=PARTITIONS, created_ms=1, value_schema_id=1, files=tuple(files)
-        )
+        manifest = Manifest(store="s", version=number, partition_count=PARTITIONS, created_ms=1, value_schema_id=1, files=tuple(files))
         return Version(
             number=number,
             push_id=f"p{number}",
@@ -147,7 +145,16 @@ def test_records_of_the_version_topic_are_folded_once_across_a_restart(bench: Be
         encode(Record(Kind.DECLARE_LEADERSHIP, term=1, session=7)),
         encode(
             Record(
-                Kind.PUT, key=b"a", value=b"2", schema_id=1, origin=Origin.REAL_TIME, timestamp_ms=5, region=0, term=1, session=7, sequence=1
+                Kind.PUT,
+                key=b"a",
+                value=b"2",
+                schema_id=1,
+                origin=Origin.REAL_TIME,
+                timestamp_ms=5,
+                region=0,
+                term=1,
+                session=7,
+                sequence=1,
             )
         ),
     ]

@@ -255,9 +255,7 @@ class DaVinciClient:
             return
         if self._view is not None and self._view.version == store.current:
             replicas = self._replicas.open.get((self.store, store.current), {})
-            if len(replicas) == len(self._view.storages) and all(
-                replicas[p] is storage for p, storage in enumerate(self._view.storages)
-            ):
+            if len(replicas) == len(self._view.storages) and all(replicas[p] is storage for p, storage in enumerate(self._view.storages)):
                 return
         version = store.version(store.current)
         opened = self._replicas.open.get((self.store, store.current), {})
@@ -299,7 +297,7 @@ def _view(store: Store, version: Version, storages: tuple[PartitionStorage, ...]
         known = readers.get(found.schema_id)
         if known is None:
             raise Unavailable(f"value schema {found.schema_id} of {store.name!r} is not known here yet", hint="try again")
-        return known(stored, found.payload)
+        return known(stored, found.offset)
 
     return _View(
         version=version.number,
