@@ -77,6 +77,7 @@ class MemoryStorage:
         for row in rows:
             self._check_open()
             yield row
+        self._check_open()
 
     def _check_open(self) -> None:
         if self._closed:
