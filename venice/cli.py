@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
-from venice import cli_data, cli_doctor, cli_inspect, cli_processes, cli_push, cli_stores
+from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_processes, cli_push, cli_stores
 from venice.cli_output import report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
@@ -50,6 +50,8 @@ app.command()(cli_data.get)
 app.add_typer(cli_stores.versions, name="version")
 app.command()(cli_data.sql)
 app.command()(cli_data.export)
+cli_inspect.inspect.command("snapshot")(cli_files.snapshot)
+cli_inspect.inspect.command("replica")(cli_files.replica)
 app.add_typer(cli_inspect.inspect, name="inspect")
 app.add_typer(cli_processes.run, name="run")
 app.add_typer(cli_processes.worker, name="worker")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from venice.cli_output import AsJson, group, model_json, moment, plain, say, say_json, settings_of, table
-from venice.errors import Corrupt, NotFound
+from venice.cli_output import AsJson, group, model_json, moment, plain, preview, say, say_json, settings_of, table
+from venice.errors import Corrupt
 
 if TYPE_CHECKING:
-    from venice.config import Settings
     from venice.log import Entry, Log
     from venice.record import Record
 
 inspect = group("Look at files and topics; never changes them.")
 
 Limit = Annotated[int, typer.Option(min=0, help="Print at most so many.")]
-PREVIEW_BYTES = 60
 
 
 @inspect.command("topic")
@@ -33,7 +30,9 @@ def topic(
     as_json: AsJson = False,
 ) -> None:
     """List topics, or print the records of one partition."""
-    log = _open_log(settings_of(ctx))
+    from venice.control.reading import open_existing_log
+
+    log = open_existing_log(settings_of(ctx))
     try:
         if name:
             rows = [_record_row(entry) for entry in _entries(log, name, partition, start, limit)]
@@ -52,15 +51,9 @@ def topic(
 @inspect.command("catalog")
 def catalog(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Fold the catalog topic and print what every process knows."""
-    from venice.control.catalog import Catalog, fold_all
-    from venice.naming import CATALOG_TOPIC
+    from venice.control.reading import read_catalog
 
-    log = _open_log(settings_of(ctx))
-    try:
-        entries = list(_entries(log, CATALOG_TOPIC, 0, None, None)) if CATALOG_TOPIC in log.topics() else []
-    finally:
-        log.close()
-    folded = fold_all(Catalog(), entries)
+    folded = read_catalog(settings_of(ctx))
     kinds = ("stores", "assignments", "nodes", "regions", "graveyards")
     entities = {kind: tuple(getattr(folded, kind).values()) for kind in kinds}
     if as_json:
@@ -74,22 +67,11 @@ def catalog(ctx: typer.Context, as_json: AsJson = False) -> None:
             say(f"  {json.dumps(model_json(entity), ensure_ascii=False)}")
 
 
-def _open_log(settings: Settings) -> Log:
-    from venice.clock import SystemClock
-    from venice.log.open import open_log
-
-    folder = settings.log_url.removeprefix("sqlite:")
-    if folder != settings.log_url and not Path(folder).is_dir():
-        # Opening would make it.
-        raise NotFound(f"no log at {folder}", hint="check 'data' and 'log' in venice.toml; 'venice up' makes them")
-    return open_log(settings.log_url, SystemClock())
-
-
-def _entries(log: Log, name: str, partition: int, start: int | None, limit: int | None) -> Iterator[Entry]:
+def _entries(log: Log, name: str, partition: int, start: int | None, limit: int) -> Iterator[Entry]:
     end = log.end_offset(name, partition)
     first = log.start_offset(name, partition) if start is None else start
     reader = log.reader({(name, partition): first})
-    left = limit if limit is not None else end
+    left = limit
     try:
         while left > 0 and reader.position(name, partition) < end:
             for entry in reader.poll(records_max=min(left, 1000), timeout_s=1.0):
@@ -113,7 +95,7 @@ def _record_row(entry: Entry) -> dict[str, Any]:
         record = decode(entry.payload)
     except Corrupt as error:
         return {**row, "kind": "CORRUPT", "key": "", "value": error.message, "bytes": len(entry.payload)}
-    return {**row, "kind": record.kind.name, "key": _shown(record.key), "value": _value(record), "bytes": len(entry.payload)}
+    return {**row, "kind": record.kind.name, "key": preview(record.key), "value": _value(record), "bytes": len(entry.payload)}
 
 
 def _value(record: Record) -> str:
@@ -122,19 +104,7 @@ def _value(record: Record) -> str:
         for field in ("schema_id", "term", "session", "sequence", "vector")
         if getattr(record, field)
     ]
-    return " ".join([*noted, _shown(record.value)]).strip()
-
-
-def _shown(data: bytes) -> str:
-    """Bytes for people: text if they are text, hex otherwise; only their beginning."""
-    cut = "…" if len(data) > PREVIEW_BYTES else ""
-    try:
-        text = data[:PREVIEW_BYTES].decode("utf-8", errors="strict" if not cut else "ignore")
-        if text.isprintable():
-            return text + cut
-    except UnicodeDecodeError:
-        pass
-    return f"0x{data[:PREVIEW_BYTES].hex()}{cut}"
+    return " ".join([*noted, preview(record.value)]).strip()
 
 
 def _cell(value: object) -> object:

@@ -38,6 +38,8 @@ EXIT_CODES: Final = {
 
 EXIT_BUG: Final = 70
 
+_PREVIEW_BYTES: Final = 60
+
 _PRIMITIVES: Final = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
 
 
@@ -150,6 +152,18 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def preview(data: bytes) -> str:
+    """Bytes for people: text if they are text, hex otherwise; only their beginning."""
+    cut = "…" if len(data) > _PREVIEW_BYTES else ""
+    try:
+        text = data[:_PREVIEW_BYTES].decode("utf-8", errors="strict" if not cut else "ignore")
+        if text.isprintable():
+            return text + cut
+    except UnicodeDecodeError:
+        pass
+    return f"0x{data[:_PREVIEW_BYTES].hex()}{cut}"
 
 
 def report_error(error: VeniceError, *, as_json: bool) -> int:
