@@ -311,6 +311,7 @@ def test_attempts_that_lost_are_deleted_and_running_ones_are_not(controller: Con
     for _ in range(3):
         clock.advance(6)
         controller.heartbeat("s", 1)
+        workers.report(controller)
         controller.tick()
     assert Path(lost.folder).exists()
     seal_push(controller, won)
@@ -344,15 +345,21 @@ def test_a_folder_that_cannot_be_deleted_is_told_and_tried_again(
 
 
 def test_a_deleted_store_gives_out_no_number_twice(controller: Controller, workers: Workers) -> None:
+    record = '{"type": "record", "name": "R", "fields": [{"name": "a", "type": "int", "default": 0}%s]}'
+    controller.create_store("r", key_schema=KEY_SCHEMA, value_schema=record % "")
+    assert controller.add_schema("r", record % ', {"name": "b", "type": "int", "default": 0}').id == 2
+    controller.kill("r", controller.create_version("r", push_id="p1").number)
     push(controller, workers, "s", "p1")
-    controller.add_schema("s", '["string", "null"]')
-    controller.delete_store("s")
+    for store in ("r", "s"):
+        controller.delete_store(store)
     with pytest.raises(NotFound, match="no store 's'"):
         controller.get_version("s", 1)
     assert controller.catalog.assignments == {}
-    controller.create_store("s", key_schema=KEY_SCHEMA, value_schema='"bytes"')
-    assert [schema.id for schema in controller.get_store("s").value_schemas] == [3]
-    assert controller.create_version("s", push_id="p1").number == 2
+    controller.create_store("r", key_schema=KEY_SCHEMA, value_schema='"bytes"')
+    assert [schema.id for schema in controller.get_store("r").value_schemas] == [3]
+    controller.create_store("s", key_schema=KEY_SCHEMA)
+    assert controller.add_schema("s", '"bytes"').id == 2
+    assert [controller.create_version(store, push_id="p1").number for store in ("r", "s")] == [2, 2]
 
 
 def test_a_fenced_controller_changes_nothing(
