@@ -88,8 +88,7 @@ class ReplicaFold:
         caught_up = position.caught_up_session
         match record.kind:
             case Kind.PUT:
-                stamp = None if record.origin is Origin.REAL_TIME else record.timestamp_ms or None
-                mutations.append(Mutation(record.key, encode_value(record.schema_id, record.value, stamp), record.metadata or None))
+                mutations.append(Mutation(record.key, _stored(record), record.metadata or None))
             case Kind.DELETE:
                 mutations.append(Mutation(record.key, None, record.metadata or None))
             case Kind.CAUGHT_UP:
@@ -116,3 +115,9 @@ class ReplicaFold:
         else:
             return True
         return False
+
+
+def _stored(record: Record) -> bytes:
+    if record.origin is Origin.REAL_TIME:
+        return encode_value(record.schema_id, record.value, record.timestamp_ms, record.region)
+    return encode_value(record.schema_id, record.value, record.timestamp_ms or None)

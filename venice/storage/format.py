@@ -39,7 +39,10 @@ _REPLACE = "replace the replica by a fresh one"
 
 _PREFIX = Struct("<BI")
 _STAMPED_PREFIX = Struct("<BIq")
+_REAL_TIME_PREFIX = Struct("<BIqh")
 _HAS_TIMESTAMP = 1
+_REAL_TIME = 3
+"""Flags of a real-time write: it has a timestamp, and the region that wrote it."""
 
 PREFIX_SIZE = _PREFIX.size
 """Where the Avro bytes begin in a value whose first byte, its flags, is 0."""
@@ -50,27 +53,32 @@ class StoredValue(NamedTuple):
 
     schema_id: int
     timestamp_ms: int | None
-    """The row's own time, where it has one."""
+    """The write's time, where it has one."""
+    region: int | None
+    """Which region wrote it in real time; None for a batch row, which merge takes to be of time 0."""
     offset: int
 
 
-def value_prefix(schema_id: int, timestamp_ms: int | None = None) -> bytes:
-    """What stands before the Avro bytes of a stored value.
+def value_prefix(schema_id: int, timestamp_ms: int | None = None, region: int | None = None) -> bytes:
+    """What stands before the Avro bytes of a stored value. A `region` makes it a real-time write, which has a timestamp.
 
     Raises:
         InvalidRequest: A number does not fit its field.
     """
     try:
         if timestamp_ms is None:
+            assert region is None, "a real-time write has a timestamp"
             return _PREFIX.pack(0, schema_id)
-        return _STAMPED_PREFIX.pack(_HAS_TIMESTAMP, schema_id, timestamp_ms)
+        if region is None:
+            return _STAMPED_PREFIX.pack(_HAS_TIMESTAMP, schema_id, timestamp_ms)
+        return _REAL_TIME_PREFIX.pack(_REAL_TIME, schema_id, timestamp_ms, region)
     except StructError as error:
-        raise InvalidRequest(f"schema id {schema_id} or time {timestamp_ms} cannot be stored: {error}") from error
+        raise InvalidRequest(f"schema id {schema_id}, time {timestamp_ms} or region {region} cannot be stored: {error}") from error
 
 
-def encode_value(schema_id: int, payload: bytes, timestamp_ms: int | None = None) -> bytes:
+def encode_value(schema_id: int, payload: bytes, timestamp_ms: int | None = None, region: int | None = None) -> bytes:
     """A stored value. Raises as `value_prefix`."""
-    return value_prefix(schema_id, timestamp_ms) + payload
+    return value_prefix(schema_id, timestamp_ms, region) + payload
 
 
 def decode_value(stored: bytes) -> StoredValue:
@@ -82,10 +90,13 @@ def decode_value(stored: bytes) -> StoredValue:
     try:
         flags, schema_id = _PREFIX.unpack_from(stored)
         if flags == 0:
-            return StoredValue(schema_id, None, PREFIX_SIZE)
+            return StoredValue(schema_id, None, None, PREFIX_SIZE)
         if flags == _HAS_TIMESTAMP:
             _, schema_id, timestamp_ms = _STAMPED_PREFIX.unpack_from(stored)
-            return StoredValue(schema_id, timestamp_ms, _STAMPED_PREFIX.size)
+            return StoredValue(schema_id, timestamp_ms, None, _STAMPED_PREFIX.size)
+        if flags == _REAL_TIME:
+            _, schema_id, timestamp_ms, region = _REAL_TIME_PREFIX.unpack_from(stored)
+            return StoredValue(schema_id, timestamp_ms, region, _REAL_TIME_PREFIX.size)
     except StructError as error:
         raise Corrupt(f"stored value of {len(stored)} bytes is shorter than its prefix", hint=_REPLACE) from error
     raise Corrupt(f"stored value has unknown flags {flags:#04x}", hint="a newer release wrote it: upgrade this process")
