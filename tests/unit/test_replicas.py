@@ -160,7 +160,8 @@ def test_records_of_the_version_topic_are_folded_once_across_a_restart(bench: Be
     ]
     bench.log.append(version_topic("s", 1), 0, payloads)
     bench.want(version)
-    bench.poll_until(lambda: ("s", 1) in bench.replicas.open and bench.replicas.open["s", 1][0].position.next_offset == 2)
+    bench.poll_until_open(1)
+    bench.poll_until(lambda: bench.replicas.open["s", 1][0].position.next_offset == 2)
     assert bench.get(1, b"a") != encode_value(1, b"1")
     bench.replicas.close()
     bench.replicas = bench.open()
