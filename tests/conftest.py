@@ -8,14 +8,17 @@ from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from kafka_broker import kafka_url
 
 from venice.clock import ManualClock
+
+__all__ = ["kafka_url"]  # A fixture: pytest finds it by its name here.
 
 # A shared machine is slow at times, and a slow example is not a wrong one. Examples are few enough for every run.
 settings.register_profile("venice", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("venice")
 
-for _name in [name for name in os.environ if name.startswith("VENICE_")]:
+for _name in [name for name in os.environ if name.startswith("VENICE_") and not name.startswith("VENICE_TEST_")]:
     del os.environ[_name]
 
 

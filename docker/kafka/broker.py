@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""A single Apache Kafka broker (KRaft, no ZooKeeper) for tests and for trying things out on this machine.
+
+    python docker/kafka/broker.py fetch           download the broker's jars (Maven, Java 17 or newer)
+    python docker/kafka/broker.py start FOLDER    start a broker that keeps everything in FOLDER, print its URL
+    python docker/kafka/broker.py stop FOLDER     stop it; "start" with the same folder brings it back as it was
+
+`start` prints `kafka:127.0.0.1:PORT`, which is what `--log` settings and VENICE_TEST_KAFKA take. The process id is in
+FOLDER/broker.pid, the broker's output in FOLDER/broker.log. A broker that was killed is started again with `start`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+JARS = HERE / "target" / "jars"
+STARTED = "Kafka Server started"
+START_S = 60.0
+STOP_S = 30.0
+
+# Fixed, so that a folder formatted once is recognised ever after; nothing here is shared with another cluster.
+CLUSTER_ID = "dmVuaWNlLXRlc3QtMDAwMQ"
+
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+log.dirs={data}
+# Venice creates its topics itself; a topic that comes back because somebody still asks for it would be a wrong one.
+auto.create.topics.enable=false
+log.retention.ms=-1
+message.max.bytes=18874368
+replica.fetch.max.bytes=18874368
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+"""
+
+
+class Refused(Exception):
+    """What keeps the command from working, in one line."""
+
+
+def fetch() -> None:
+    """Download the jars, unless they are there."""
+    if not jars_are_there():
+        if shutil.which("mvn") is None or shutil.which("java") is None:
+            raise Refused("Maven and Java 17 are needed: apt-get install maven openjdk-17-jre-headless")
+        done = subprocess.run(["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "package"], check=False)
+        if done.returncode or not jars_are_there():
+            raise Refused("Maven could not fetch the broker's jars: see what it printed above")
+    print(JARS)
+
+
+def jars_are_there() -> bool:
+    return any(JARS.glob("kafka-server-[0-9]*.jar")) and any(JARS.glob("log4j-slf4j-impl-*.jar"))
+
+
+def start(folder: Path, port: int | None) -> str:
+    """Start the broker of `folder` and return its URL once it answers. A running one is left alone."""
+    if shutil.which("java") is None:
+        raise Refused("Java 17 is needed: apt-get install openjdk-17-jre-headless")
+    if not jars_are_there():
+        raise Refused("the broker's jars are missing: python docker/kafka/broker.py fetch")
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    properties = folder / "server.properties"
+    if not properties.exists():
+        ports = (port or free_port(), free_port())
+        properties.write_text(PROPERTIES.format(port=ports[0], controller_port=ports[1], data=folder / "data"))
+        java(folder, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties), wait=True)
+    url = f"kafka:127.0.0.1:{port_of(properties)}"
+    if running(folder) is None:
+        starts = count_starts(folder)
+        process = java(folder, "kafka.Kafka", str(properties), wait=False)
+        (folder / "broker.pid").write_text(str(process.pid))
+        wait_until_started(folder, process, starts)
+    return url
+
+
+def stop(folder: Path) -> None:
+    """Stop the broker of `folder`, by force if it does not go; one that does not run is no error."""
+    process = running(folder)
+    if process is None:
+        return
+    os.kill(process, signal.SIGCONT)
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while running(folder) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if running(folder) is not None:
+        os.kill(process, signal.SIGKILL)
+    (folder / "broker.pid").unlink(missing_ok=True)
+
+
+def running(folder: Path) -> int | None:
+    """Process id of the folder's broker, if it runs."""
+    try:
+        process = int((folder / "broker.pid").read_text())
+        os.kill(process, 0)
+    except (OSError, ValueError):
+        return None
+    # A process that ended but was not waited for still has its id, and an old id may be somebody else's by now.
+    command = subprocess.run(["ps", "-o", "state=,args=", "-p", str(process)], capture_output=True, text=True, check=False).stdout
+    return process if "kafka.Kafka" in command and not command.startswith("Z") else None
+
+
+def java(folder: Path, *arguments: str, wait: bool) -> subprocess.Popen[bytes]:
+    options = ["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+    with (folder / "broker.log").open("ab") as output:
+        process = subprocess.Popen(
+            ["java", *options, "-cp", f"{JARS}/*", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    if wait and process.wait() != 0:
+        raise Refused(f"the broker's folder could not be made: see {folder / 'broker.log'}")
+    return process
+
+
+def count_starts(folder: Path) -> int:
+    return (folder / "broker.log").read_text(errors="replace").count(STARTED)
+
+
+def wait_until_started(folder: Path, process: subprocess.Popen[bytes], starts: int) -> None:
+    log = folder / "broker.log"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if count_starts(folder) > starts:
+            return
+        if process.poll() is not None:
+            raise Refused(f"the broker ended at once: see {log}")
+        time.sleep(0.05)
+    process.kill()
+    raise Refused(f"the broker did not start within {START_S:.0f} s: see {log}")
+
+
+def port_of(properties: Path) -> int:
+    (listeners,) = (line for line in properties.read_text().splitlines() if line.startswith("listeners="))
+    return int(listeners.split(",")[0].rpartition(":")[2])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A single Apache Kafka broker for tests.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("fetch", help="download the broker's jars")
+    starting = commands.add_parser("start", help="start the broker of a folder and print its URL")
+    starting.add_argument("folder", type=Path)
+    starting.add_argument("--port", type=int, help="port of a new broker (default: a free one)")
+    commands.add_parser("stop", help="stop the broker of a folder").add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "fetch":
+            fetch()
+        elif arguments.command == "start":
+            print(start(arguments.folder, arguments.port))
+        else:
+            stop(arguments.folder)
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

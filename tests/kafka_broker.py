@@ -1,0 +1,35 @@
+"""A Kafka broker for the tests: the one that VENICE_TEST_KAFKA names, or one started for this run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BROKER = Path(__file__).resolve().parent.parent / "docker" / "kafka" / "broker.py"
+
+
+def run_broker(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`broker.py start FOLDER` or `stop FOLDER`."""
+    return subprocess.run([sys.executable, str(BROKER), command, str(folder)], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`kafka:HOST:PORT` of a broker; topics need names of their own, it may outlive the run."""
+    named = os.environ.get("VENICE_TEST_KAFKA")
+    if named:
+        yield named if named.startswith("kafka:") else f"kafka:{named}"
+        return
+    folder = tmp_path_factory.mktemp("kafka")
+    if os.environ.get("CI"):
+        subprocess.run([sys.executable, str(BROKER), "fetch"], check=False, timeout=600)
+    started = run_broker("start", folder)
+    if started.returncode:
+        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
+    yield started.stdout.strip()
+    run_broker("stop", folder)
