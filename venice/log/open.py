@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from venice.clock import Clock
 from venice.errors import InvalidRequest
 from venice.log import Log
 
+_SERVERS = re.compile(r"[^,\s]+:[0-9]+(,[^,\s]+:[0-9]+)*")
+
 
 def open_log(url: str, clock: Clock) -> Log:
-    """Open the log at `sqlite:FOLDER`, which is made if it is missing.
+    """Open the log at `sqlite:FOLDER`, a folder that is made if it is missing, or `kafka:HOST:PORT[,HOST:PORT…]`.
 
     Raises:
-        InvalidRequest: Not such a URL.
+        InvalidRequest: No such URL.
     """
+    # A driver is imported when it is used: each brings a library that the other's users may not have.
     kind, _, place = url.partition(":")
     if kind == "sqlite" and place:
         from venice.log.sqlite import SqliteLog
 
         return SqliteLog(Path(place), clock)
-    raise InvalidRequest(f"{url!r} names no log", hint="write sqlite:FOLDER, for example sqlite:venice-data/log")
+    if kind == "kafka" and _SERVERS.fullmatch(place):
+        from venice.log.kafka import KafkaLog
+
+        return KafkaLog(place, clock)
+    raise InvalidRequest(f"{url!r} names no log", hint="write sqlite:FOLDER or kafka:HOST:PORT")

@@ -1,0 +1,223 @@
+"""The tailing reader of the Kafka log: assigned partitions only, no consumer group, nothing skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.log import Entry
+from venice.log.kafka_cluster import UNKNOWN, Cluster, Described, Partition, description, translated
+
+WAIT_S = 0.1  # One wait for records: the library cannot be interrupted in it.
+CHECK_S = 1.0  # Between looks whether the topics are still the ones assigned: Kafka does not tell a waiting reader.
+POLL_RECORDS_MAX = 10_000
+
+# Tuples made and picked apart by C code: a poll loop over objects would cost more than Kafka's own client does.
+_entry = partial(tuple.__new__, Entry)
+_partition = itemgetter(0, 1)
+_offset = itemgetter(2)
+_time = itemgetter(1)
+
+
+class KafkaReader:
+    """The `Reader` of a `KafkaLog`, through a consumer of its own."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._consumer = Consumer(
+            cluster.config(
+                group_id="venice",  # Asked for by the library; nothing is ever stored under it.
+                enable_auto_commit=False,
+                enable_auto_offset_store=False,
+                auto_offset_reset="error",  # The default would go on somewhere else without a word.
+                fetch_queue_backoff_ms=2,  # The default of 1000 halves what a busy reader gets.
+                fetch_wait_max_ms=100,  # A seek waits for the fetch under way, which lasts so long when nothing comes.
+                check_crcs=True,
+            )
+            | {"error_cb": self._note_down}
+        )
+        self._next: dict[Partition, int] = {}
+        self._topics: dict[str, _Topic] = {}
+        self._failed: dict[Partition, VeniceError] = {}
+        self._down: VeniceError | None = None
+        self._held: list[Message[bytes, bytes]] = []
+        self._asked: Mapping[str, Future[Any]] = {}
+        self._check_s = cluster.clock.monotonic_s() + CHECK_S
+
+    def assign(self, topic: str, partition: int, offset: int) -> None:
+        self.assign_all({(topic, partition): offset})
+
+    def assign_all(self, offsets: Mapping[Partition, int]) -> None:
+        """Assign many at once, which asks Kafka only once. Raises as `assign`; nothing is assigned then."""
+        for at, (start, end) in self._cluster.ranges(list(offsets)).items():
+            if not start <= offsets[at] <= end:
+                raise InvalidRequest(
+                    f"{at[0]}[{at[1]}] cannot be read from offset {offsets[at]}: it has {start} to {end}",
+                    hint="start from its start offset, its end offset or one in between",
+                    topic=at[0],
+                    partition=at[1],
+                    start=start,
+                    end=end,
+                )
+        described = {topic: self._cluster.described(topic) for topic, _ in offsets}
+        for topic, found in described.items():
+            if topic in self._topics and self._topics[topic].id != found.id:
+                raise _deleted(topic)
+        self._drop([at for at in offsets if at in self._next])
+        self._consumer.incremental_assign([TopicPartition(*at, offset) for at, offset in offsets.items()])
+        self._next.update(offsets)
+        for topic, found in described.items():
+            self._topics.setdefault(topic, _Topic(found))
+
+    def unassign(self, topic: str, partition: int) -> None:
+        if (topic, partition) in self._next:
+            self._drop([(topic, partition)])
+            if all(assigned != topic for assigned, _ in self._next):
+                del self._topics[topic]
+
+    def position(self, topic: str, partition: int) -> int:
+        try:
+            return self._next[topic, partition]
+        except KeyError:
+            raise NotFound(f"{topic}[{partition}] is not assigned to this reader", hint="assign it first", topic=topic) from None
+
+    def poll(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> list[Entry]:
+        assert records_max > 0, "a poll takes at least one record"
+        self._cluster.check_process()
+        left_s = timeout_s
+        while True:
+            wait_s = min(left_s, WAIT_S)
+            entries = self._take(min(records_max, POLL_RECORDS_MAX), wait_s)
+            if entries:
+                return entries
+            self._watch()
+            if self._failed:
+                raise next(iter(self._failed.values()))
+            if self._down is not None:
+                down, self._down = self._down, None
+                raise down
+            left_s -= wait_s
+            if left_s <= 0:
+                return entries
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _drop(self, partitions: list[Partition]) -> None:
+        if partitions:
+            self._consumer.incremental_unassign([TopicPartition(*at) for at in partitions])
+        for at in partitions:
+            del self._next[at]
+            self._failed.pop(at, None)
+        if self._held:
+            self._held = [message for message in self._held if (message.topic(), message.partition()) in self._next]
+
+    def _take(self, records_max: int, wait_s: float) -> list[Entry]:
+        if not self._held:
+            self._held = self._consumer.consume(records_max, 0)
+            if not self._held and wait_s > 0:
+                # `consume` would wait for all of them, `poll` waits for the first.
+                first = self._consumer.poll(wait_s)
+                if first is not None:
+                    self._held = [first, *(self._consumer.consume(records_max - 1, 0) if records_max > 1 else ())]
+        if any(map(Message.error, self._held)):
+            for message in self._held:
+                self._note(message)
+            self._held = [message for message in self._held if message.error() is None]
+        if not self._held:
+            return []
+        topics = list(map(Message.topic, self._held))
+        strangers = {
+            (topic, key) for topic, key in set(zip(topics, map(Message.key, self._held), strict=True)) if self._is_strange(topic, key)
+        }
+        if strangers:
+            self._ask_about(strangers)  # Raises Unavailable: what was read is held until the cluster answers.
+            self._held = [message for message in self._held if (message.topic(), message.partition()) not in self._failed]
+            topics = list(map(Message.topic, self._held))
+        held, self._held = self._held, []
+        times = map(_time, map(Message.timestamp, held))
+        columns = zip(topics, map(Message.partition, held), map(Message.offset, held), times, map(Message.value, held), strict=True)
+        entries: list[Entry] = list(map(_entry, columns))
+        for at, offset in dict(zip(map(_partition, entries), map(_offset, entries), strict=True)).items():
+            self._next[at] = offset + 1
+        return entries
+
+    def _is_strange(self, topic: str | None, key: bytes | None) -> bool:
+        return key not in self._topics[str(topic)].keys
+
+    def _ask_about(self, strangers: set[tuple[str | None, bytes | None]]) -> None:
+        """Records with another key: the topic was created again, or whoever appended them took it for another one."""
+        for name, key in strangers:
+            topic = str(name)
+            try:
+                found = self._cluster.describe(topic)
+            except NotFound:
+                found = None
+            if found is None or found.id != self._topics[topic].id:
+                self._fail(topic)
+            else:
+                self._topics[topic].keys.add(key)
+
+    def _note(self, message: Message[bytes, bytes]) -> None:
+        error = message.error()
+        at = str(message.topic()), int(message.partition() or 0)
+        if error is None or at not in self._next:
+            return
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            self._failed[at] = InvalidRequest(
+                f"{at[0]}[{at[1]}] has no offset {self._next[at]} any more: the records there were deleted unread",
+                hint="restore a newer snapshot, which covers them, and continue from there",
+                topic=at[0],
+                partition=at[1],
+            )
+            # That is also what is said of a topic which was created again and is still shorter than the old one.
+            try:
+                self._ask_about({(at[0], None)})
+            except Unavailable:
+                return
+        elif error.code() in UNKNOWN:
+            self._fail(at[0])
+        else:
+            self._failed[at] = translated(error, f"{at[0]}[{at[1]}]")
+
+    def _note_down(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():
+            self._down = Unavailable(f"Kafka cannot be reached: {error.str()}", hint="is it running?")
+
+    def _watch(self) -> None:
+        """Find out, without waiting, whether the topics are still the ones that were assigned."""
+        if self._asked and all(answer.done() for answer in self._asked.values()):
+            for topic, answer in self._asked.items():
+                try:
+                    same = topic not in self._topics or description(answer).id == self._topics[topic].id
+                except KafkaException as error:
+                    same = error.args[0].code() not in UNKNOWN
+                if not same:
+                    self._fail(topic)
+            self._asked = {}
+        now_s = self._cluster.clock.monotonic_s()
+        if not self._asked and self._topics and now_s >= self._check_s:
+            self._check_s = now_s + CHECK_S
+            self._asked = self._cluster.ask(self._topics)
+
+    def _fail(self, topic: str) -> None:
+        self._cluster.forget(topic)
+        self._failed.update({at: _deleted(topic) for at in self._next if at[0] == topic})
+
+
+class _Topic:
+    """Which topic was assigned, and the keys its messages may carry."""
+
+    def __init__(self, described: Described) -> None:
+        self.id = described.id
+        self.keys: set[bytes | None] = {described.key}
+
+
+def _deleted(topic: str) -> NotFound:
+    return NotFound(f"topic {topic!r} was deleted", hint="unassign its partitions from this reader", topic=topic)
