@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 import httptools
@@ -16,8 +17,9 @@ from venice.errors import Corrupt
 class Headers(dict[bytes, bytes]):
     """Header fields by lower-case name. Never changed once made: `block` is rendered once and kept."""
 
-    __slots__ = ("_block",)
+    __slots__ = ("_block", "_ok_head")
     _block: bytes
+    _ok_head: bytes
 
     @property
     def block(self) -> bytes:
@@ -27,6 +29,15 @@ class Headers(dict[bytes, bytes]):
         except AttributeError:
             self._block = b"".join(b"%b: %b\r\n" % (shown(name), value) for name, value in self.items())
             return self._block
+
+    @property
+    def ok_head(self) -> bytes:
+        """The status line of a 200 and `block`: what nearly every answer begins with."""
+        try:
+            return self._ok_head
+        except AttributeError:
+            self._ok_head = b"HTTP/1.1 200 OK\r\n" + self.block
+            return self._ok_head
 
 
 def shown(name: bytes) -> bytes:
@@ -52,6 +63,14 @@ class Response(NamedTuple):
     body: bytes = b""
 
 
+class Streamed(NamedTuple):
+    """An answer whose body is sent in pieces as they come. If `parts` raises, the connection is cut: the client sees no end."""
+
+    status: int
+    headers: Headers
+    parts: AsyncIterator[bytes]
+
+
 class Transport(Protocol):
     """Carries requests to one server. Raises Unavailable, never answers in part."""
 
@@ -70,6 +89,15 @@ def render_request(request: Request, host: bytes) -> bytes:
     if request.body or request.method != b"GET":
         block += b"Content-Length: %d\r\n" % len(request.body)
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n%b" % (request.method, request.target, host, block, request.body)
+
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+
+
+def render_head(status: int, headers: Headers, closing: bool) -> bytes:
+    """An answer's head up to the header that tells how long the body is; `closing` says that no other answer follows."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status
+    return line + headers.block + (b"Connection: close\r\n" if closing else b"")
 
 
 class ResponseParser:
