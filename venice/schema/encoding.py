@@ -84,6 +84,15 @@ def encode(schema: Schema, value: Any, *, sort_maps: bool = False) -> bytes:
         raise InvalidRequest(f"value of {describe(schema.root)} is nested too deeply", hint="flatten the value") from error
 
 
+def choose_branch(schema: Schema, union: Union, value: Any) -> tuple[int, Any]:
+    """(index, value without its branch name) of the branch that holds `value` best.
+
+    Raises:
+        Unfit: None holds it.
+    """
+    return _Walk(schema, sort_maps=False).choose(union, value)
+
+
 def _reject(node: Type, value: Any, reason: str = "") -> NoReturn:
     text = repr(value)
     shown = text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
