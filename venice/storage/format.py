@@ -102,6 +102,39 @@ def decode_value(stored: bytes) -> StoredValue:
     raise Corrupt(f"stored value has unknown flags {flags:#04x}", hint="a newer release wrote it: upgrade this process")
 
 
+# Replication metadata: what the prefix of a stored value cannot say, because there is no value.
+
+_TOMBSTONE = Struct("<Bqh")
+_IS_TOMBSTONE = 1
+
+
+class Tombstone(NamedTuple):
+    """That a key was deleted in real time, when and by which region: a write that arrives late must still lose to it."""
+
+    timestamp_ms: int
+    region: int
+
+
+def encode_tombstone(timestamp_ms: int, region: int) -> bytes:
+    """The metadata of a deleted key. Raises InvalidRequest."""
+    try:
+        return _TOMBSTONE.pack(_IS_TOMBSTONE, timestamp_ms, region)
+    except StructError as error:
+        raise InvalidRequest(f"time {timestamp_ms} or region {region} cannot be stored: {error}") from error
+
+
+def decode_tombstone(metadata: bytes) -> Tombstone:
+    """The tombstone that `metadata` is.
+
+    Raises:
+        Corrupt: It is none.
+    """
+    if len(metadata) != _TOMBSTONE.size or metadata[0] != _IS_TOMBSTONE:
+        raise Corrupt(f"replication metadata {metadata[:16].hex()} is no tombstone", hint=_REPLACE)
+    _, timestamp_ms, region = _TOMBSTONE.unpack(metadata)
+    return Tombstone(timestamp_ms, region)
+
+
 # What a replica says of itself, under `meta`.
 
 _POSITION = Struct("<BQQQQQH")

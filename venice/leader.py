@@ -1,0 +1,220 @@
+"""The leader's merge of one partition: real-time records in, version-topic records out. Knows no driver.
+
+Write path: producer → real-time topic → **leader** → version topic → ingest → storage.
+
+A leader is a session of one process under a term that the controller gave out. It declares itself on the version topic,
+and leads from the moment its own fold has accepted the declaration. From then on it reads the real-time topics from the
+folded vector; so nothing is lost or merged twice whenever leaders change. What it appends counts only if it is folded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+
+from venice import record as log_record
+from venice.errors import Corrupt
+from venice.ingest import ReplicaFold
+from venice.log import Entry
+from venice.record import Kind, Origin, Record, Vector
+from venice.rules.merge import BATCH_TIMESTAMP_MS, NO_REGION, Write, stands
+from venice.rules.partitioning import partition_of
+from venice.storage.format import decode_tombstone, decode_value, encode_tombstone
+
+CLOCK_SKEW_MS_MAX = 60_000
+"""How far a producer's timestamp may lie ahead of the time at which the log took the record; a later one is taken as that.
+
+The log's time, not this process's clock, so that every leader in every region caps alike.
+"""
+
+
+class Standing(Enum):
+    """What a leader is to its partition at the moment."""
+
+    DECLARED = "declared"
+    """Its declaration is on the way through the log."""
+    LEADING = "leading"
+    FENCED = "fenced"
+    """Another session was accepted after it, or a record of its own was refused: stop, or begin a new session."""
+
+
+class Leader:
+    """One session of leadership over one partition. One thread at a time, the one that folds the replica.
+
+    Args:
+        fold: The fold of the leader's own replica.
+        partition_count: Of the version; records of other partitions in a shared real-time partition are passed over.
+        term: Given out by the controller, one larger for each change of leader.
+        session: New in each life of the process and each attempt, never 0.
+        start: (region, real-time partition) → offset from which the version reads; used where the fold has no vector yet.
+    """
+
+    def __init__(self, fold: ReplicaFold, *, partition_count: int, term: int, session: int, start: Mapping[tuple[int, int], int]) -> None:
+        assert session > 0, "0 stands for no session"
+        self._fold = fold
+        self._partition_count = partition_count
+        self._term = term
+        self._session = session
+        self._start = dict(start)
+        self._sequence = 0
+        self._vector: dict[tuple[int, int], int] = {}
+        self._appended_vector: Vector = ()
+        self._declared = False
+        self._overlay: dict[bytes, tuple[int, Write]] = {}
+        """Images appended but not yet folded, with their sequence: the replica does not show them yet."""
+        self._unfolded: deque[tuple[int, bytes]] = deque()
+        self.poison: list[tuple[int, Entry]] = []
+        """(region, real-time entry) that could not be decoded; whoever drives takes them for the dead-letter topic."""
+        self.ignored = 0
+        """Writes that lost to what was there."""
+
+    def declaration(self, now_ms: int) -> bytes:
+        """The payload by which the session begins; append it once."""
+        return log_record.encode(Record(Kind.DECLARE_LEADERSHIP, timestamp_ms=now_ms, term=self._term, session=self._session))
+
+    @property
+    def standing(self) -> Standing:
+        """As the leader's own fold has it."""
+        position = self._fold.storage.position
+        if (position.term, position.session) == (self._term, self._session):
+            if not self._declared:
+                self._declared = True
+                self._vector = {**self._start, **{(region, rt): offset for region, rt, offset in position.vector}}
+                self._appended_vector = position.vector
+            return Standing.LEADING
+        return Standing.FENCED if self._declared or position.term > self._term else Standing.DECLARED
+
+    @property
+    def offsets(self) -> Mapping[tuple[int, int], int]:
+        """(region, real-time partition) → offset to read next. Known while LEADING."""
+        return self._vector
+
+    def merge(self, region: int, entries: Iterable[Entry]) -> list[bytes]:
+        """Merge real-time entries of one region, in offset order; append what is returned, in order, before the next call.
+
+        Entries read before are passed over. The vector of each record covers everything merged up to it.
+        """
+        assert self.standing is Standing.LEADING, "only a leader merges"
+        self._forget_folded()
+        out: list[bytes] = []
+        for entry in entries:
+            source = (region, entry.partition)
+            if entry.offset < self._vector.get(source, 0):
+                continue
+            self._vector[source] = entry.offset + 1
+            try:
+                record = log_record.decode(entry.payload)
+            except Corrupt:
+                self.poison.append((region, entry))
+                continue
+            if record.kind is Kind.PUT or record.kind is Kind.DELETE:
+                self._merge_write(record, region, entry, out)
+        return out
+
+    def progress(self, now_ms: int) -> list[bytes]:
+        """A mark that covers inputs which changed nothing; empty if the last record covers everything."""
+        if self._vector_now() == self._appended_vector:
+            return []
+        return [self._next(Kind.PROGRESS, timestamp_ms=now_ms)]
+
+    def caught_up(self, now_ms: int) -> list[bytes]:
+        """The mark that the leader's lag is small enough for its session's replicas to serve."""
+        return [self._next(Kind.CAUGHT_UP, timestamp_ms=now_ms)]
+
+    def _merge_write(self, record: Record, region: int, entry: Entry, out: list[bytes]) -> None:
+        if partition_of(record.key, self._partition_count) != self._fold.storage.identity.partition:
+            return
+        stamp = min(record.timestamp_ms or entry.timestamp_ms, entry.timestamp_ms + CLOCK_SKEW_MS_MAX)
+        payload = record.value if record.kind is Kind.PUT else None
+        incoming = Write(max(stamp, 1), region, record.schema_id if payload is not None else 0, payload)
+        if not stands(incoming, self._state(record.key)):
+            self.ignored += 1
+            return
+        out.append(
+            self._next(
+                record.kind,
+                key=record.key,
+                value=record.value,
+                schema_id=incoming.schema_id,
+                timestamp_ms=incoming.timestamp_ms,
+                region=region,
+                metadata=b"" if payload is not None else encode_tombstone(incoming.timestamp_ms, region),
+            )
+        )
+        self._overlay[record.key] = (self._sequence, incoming)
+        self._unfolded.append((self._sequence, record.key))
+
+    def _state(self, key: bytes) -> Write | None:
+        appended = self._overlay.get(key)
+        if appended is not None:
+            return appended[1]
+        storage = self._fold.storage
+        stored = storage.get(key)
+        if stored is not None:
+            value = decode_value(stored)
+            if value.region is None:
+                return Write(BATCH_TIMESTAMP_MS, NO_REGION, value.schema_id, stored[value.offset :])
+            assert value.timestamp_ms is not None, "a real-time value says when it was written"
+            return Write(value.timestamp_ms, value.region, value.schema_id, stored[value.offset :])
+        metadata = storage.get_metadata(key)
+        if metadata is None:
+            return None
+        tombstone = decode_tombstone(metadata)
+        return Write(tombstone.timestamp_ms, tombstone.region, 0, None)
+
+    def _next(
+        self,
+        kind: Kind,
+        *,
+        key: bytes = b"",
+        value: bytes = b"",
+        schema_id: int = 0,
+        timestamp_ms: int = 0,
+        region: int = NO_REGION,
+        metadata: bytes = b"",
+    ) -> bytes:
+        self._sequence += 1
+        self._appended_vector = self._vector_now()
+        return log_record.encode(
+            Record(
+                kind,
+                key=key,
+                value=value,
+                schema_id=schema_id,
+                origin=Origin.REAL_TIME,
+                timestamp_ms=timestamp_ms,
+                region=region,
+                metadata=metadata,
+                term=self._term,
+                session=self._session,
+                sequence=self._sequence,
+                vector=self._appended_vector,
+            )
+        )
+
+    def _vector_now(self) -> Vector:
+        return tuple(sorted((region, partition, offset) for (region, partition), offset in self._vector.items()))
+
+    def _forget_folded(self) -> None:
+        folded = self._fold.storage.position.sequence
+        while self._unfolded and self._unfolded[0][0] <= folded:
+            sequence, key = self._unfolded.popleft()
+            appended = self._overlay.get(key)
+            if appended is not None and appended[0] == sequence:
+                del self._overlay[key]
+
+
+def real_time_partitions(partition: int, partition_count: int, real_time_count: int) -> Sequence[int]:
+    """Which of `real_time_count` real-time partitions hold keys of version partition `partition` of `partition_count`.
+
+    Both are MD5 modulo a count, so a key of partition p lies in those r with r ≡ p modulo the greatest common divisor.
+    """
+    step = _gcd(partition_count, real_time_count)
+    return range(partition % step, real_time_count, step)
+
+
+def _gcd(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
