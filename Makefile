@@ -15,8 +15,9 @@ setup: ## make ./.venv with everything at the pinned versions; quick when nothin
 quickstart: setup ## push real data, read it, swap versions under a reader, roll back, query it: about a minute
 	@$(PYTHON) -m venice.quickstart
 
-check: setup ## ruff, mypy --strict, the import contract
+check: setup ## ruff, its format, mypy --strict, the import contract
 	@ruff check .
+	@ruff format --check --quiet .
 	@mypy
 	@lint-imports --no-cache
 
