@@ -128,19 +128,6 @@ class RocksStorage:
                 raise translated(error, self.folder) from error
             self._position = position
 
-    def flush(self) -> None:
-        """Write what the write-ahead log holds to sorted files. Nobody needs it; opening again is faster after it.
-
-        Raises:
-            Full: The disk is full.
-            Corrupt: A background error has stopped the storage.
-        """
-        try:
-            self._rocks.flush()
-            self._metadata_rocks().flush()
-        except Exception as error:
-            raise translated(error, self.folder) from error
-
     def close(self) -> None:
         with self._lock:
             if self._closed:
@@ -149,13 +136,13 @@ class RocksStorage:
             cursors = list(self._cursors)
         for cursor in cursors:
             cursor.drop()
-        if self._metadata is not None:
-            self._metadata.close()
-        self._metadata = self._handles = None
-        # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and the
-        # directory is released all the same.
-        with suppress(Exception):
-            self._rocks.close()
+        metadata, self._metadata, self._handles = self._metadata, None, None
+        for rocks in (metadata, self._rocks):
+            # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and
+            # the directory is released all the same.
+            with suppress(Exception):
+                if rocks is not None:
+                    rocks.close()
 
     def _metadata_rocks(self) -> Rdict:
         metadata = self._metadata

@@ -64,9 +64,8 @@ def translated(error: Exception, folder: Path) -> VeniceError:
         return Full(f"no room for replica {folder}: {text}", hint="free disk space, then open the replica again")
     if "/LOCK: " in text:
         return Conflict(f"replica {folder} is open elsewhere: {text}", hint="one process owns a replica: stop the other one")
-    if "No such file" not in text and text.startswith(
-        ("IO error", "Resource busy", "Operation aborted", "Shutdown in progress", "Try again")
-    ):
+    file_missing_or_cut = "No such file" in text or "mmap" in text
+    if not file_missing_or_cut and text.startswith(("IO error", "Resource busy", "Operation aborted", "Shutdown in progress", "Try again")):
         return Unavailable(f"replica {folder} cannot be read or written: {text}", hint="look at the disk")
     return Corrupt(f"replica {folder} is damaged: {text}", hint="replace it by a fresh one")
 
