@@ -42,6 +42,9 @@ auto.create.topics.enable=false
 log.retention.ms=-1
 message.max.bytes=18874368
 replica.fetch.max.bytes=18874368
+# A broker that was killed is let in again once its old session has ended.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1

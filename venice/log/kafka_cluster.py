@@ -159,9 +159,21 @@ class Cluster:
             self._topics[topic] = found
         return found
 
+    def describe_all(self, topics: Iterable[str]) -> dict[str, Described]:
+        """Many topics as they are now, in the time of one. Raises NotFound."""
+        self.check_usable()
+        found: dict[str, Described] = {}
+        for topic, answer in self.ask(dict.fromkeys(topics)).items():
+            try:
+                found[topic] = description(answer)
+            except KafkaException:
+                found[topic] = self.describe(topic)
+        return found
+
     def ask(self, topics: Iterable[str]) -> Mapping[str, Future[Any]]:
         """Ask about topics without waiting; `description` reads the answers."""
-        return self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout_s)
+        names = list(topics)
+        return self._admin.describe_topics(TopicCollection(names), request_timeout=self.timeout_s) if names else {}
 
     def forget(self, topic: str) -> None:
         with self._lock:

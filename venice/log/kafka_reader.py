@@ -55,6 +55,8 @@ class KafkaReader:
 
     def assign_all(self, offsets: Mapping[Partition, int]) -> None:
         """Assign many at once, which asks Kafka only once. Raises as `assign`; nothing is assigned then."""
+        # Asked first and afresh: were a topic created again in between, the check of ids that goes with reading would tell.
+        described = self._cluster.describe_all(topic for topic, _ in offsets)
         for at, (start, end) in self._cluster.ranges(list(offsets)).items():
             if not start <= offsets[at] <= end:
                 raise InvalidRequest(
@@ -65,7 +67,6 @@ class KafkaReader:
                     start=start,
                     end=end,
                 )
-        described = {topic: self._cluster.described(topic) for topic, _ in offsets}
         for topic, found in described.items():
             if topic in self._topics and self._topics[topic].id != found.id:
                 raise _deleted(topic)
