@@ -37,6 +37,8 @@ class ReplicaState(StrEnum):
     """What a worker reports of one replica."""
 
     ATTACHING = "attaching"
+    FOLLOWING = "following"
+    """Attached and folding, but its leader has not caught up with the real-time topics yet: not ready to serve."""
     READY = "ready"
     ERROR = "error"
 
@@ -69,6 +71,16 @@ class StartOffset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HybridConfig:
+    """How a store that is written in real time follows its real-time topic; a version takes a copy."""
+
+    rewind_s: int = 86_400
+    """How far before a push's start real-time writes are replayed onto the new version."""
+    lag_records_max: int = 1_000
+    """A partition is ready to serve once its leader has no more real-time records than so many left to merge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """One immutable push of a store. Everything but status, snapshot, counts and times is fixed at creation."""
 
@@ -86,6 +98,10 @@ class Version:
     chunking: bool = False
     deferred_swap: bool = False
     start_offsets: tuple[StartOffset, ...] = ()
+    hybrid: HybridConfig | None = None
+    """None: a batch version, which nothing is merged into."""
+    real_time_partitions: int = 0
+    """Partitions of the real-time topic it reads; 0 for a batch version."""
     snapshot: SnapshotRef | None = None
     value_schema_id: int = 0
     row_count: int = 0
@@ -129,6 +145,10 @@ class Store:
     largest_version: int = 0
     """Largest number ever used under this name, deleted stores included."""
     created_ms: int = 0
+    hybrid: HybridConfig | None = None
+    """How versions pushed from now on follow the real-time topic; None: they do not."""
+    real_time_partitions: int = 0
+    """Of the real-time topic, fixed when it was first made; 0: there is none."""
 
     def version(self, number: int) -> Version | None:
         for version in self.versions:
@@ -138,12 +158,22 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leadership:
+    """Who merges real-time writes into a partition. A term is given out once and only grows."""
+
+    worker: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """Which workers hold which partitions of a version: `replicas[p]` = worker ids, preferred first."""
 
     store: str
     version: int
     replicas: tuple[tuple[str, ...], ...]
+    leaders: tuple[Leadership | None, ...] = ()
+    """By partition; None until a replica can lead. Empty for a batch version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +223,8 @@ class ReplicaReport:
     next_offset: int = 0
     row_count: int = 0
     error: str = ""
+    lag_records: int = 0
+    """Real-time records its leader has left to merge, if this replica leads; version-topic records left to fold otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
