@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ ALL = sorted([*SHIPPED, *(ROOT / "tests").rglob("*.py")])
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-MODULES_MAX = 60
+MODULE_LINES_MEDIAN_MAX = 180
 
 LARGER_MODULES: dict[str, int] = {}
 """A ratchet: modules over the budget and the lines they may have. Numbers only ever go down."""
@@ -51,7 +52,7 @@ def test_modules_stay_small() -> None:
     assert not over, f"over {MODULE_LINES_MAX} lines: split by subject: {over}"
     slack = {name: limit for name, limit in LARGER_MODULES.items() if lines.get(name, 0) < limit}
     assert not slack, f"these shrank: lower their limit in LARGER_MODULES: {slack}"
-    assert len([name for name in lines if not name.endswith("__init__.py")]) <= MODULES_MAX
+    assert statistics.median(count for count in lines.values() if count) <= MODULE_LINES_MEDIAN_MAX
 
 
 def test_functions_stay_small() -> None:
@@ -69,9 +70,7 @@ def test_functions_stay_small() -> None:
 def test_builtin_hash_is_not_used(path: Path) -> None:
     """It differs between processes, so nothing that is stored or routed may depend on it."""
     called = [
-        node.lineno
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Name) and node.id == "hash" and isinstance(node.ctx, ast.Load)
+        node.lineno for node in ast.walk(tree(path)) if isinstance(node, ast.Name) and node.id == "hash" and isinstance(node.ctx, ast.Load)
     ]
     assert not called, f"{name_of(path)} uses hash() in lines {called}: use hashlib or partition_of"
 

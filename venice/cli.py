@@ -21,9 +21,7 @@ from venice.cli_output import report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
 # No rich markup: loading rich costs more than everything else `venice --help` does.
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"max_content_width": 120}
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"max_content_width": 120})
 
 
 def _print_version(wanted: bool) -> None:

@@ -100,9 +100,7 @@ def _record_row(entry: Entry) -> dict[str, Any]:
 
 def _value(record: Record) -> str:
     noted = [
-        f"{field}={getattr(record, field)}"
-        for field in ("schema_id", "term", "session", "sequence", "vector")
-        if getattr(record, field)
+        f"{field}={getattr(record, field)}" for field in ("schema_id", "term", "session", "sequence", "vector") if getattr(record, field)
     ]
     return " ".join([*noted, preview(record.value)]).strip()
 

@@ -131,9 +131,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     numeric = [bool(cells) and all(_is_number(row[column]) for row in cells) for column in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        aligned = (
-            text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, numeric, strict=True)
-        )
+        aligned = (text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, numeric, strict=True))
         return "  ".join(aligned).rstrip()
 
     return "\n".join([line([name.upper() for name in head]), *map(line, cells)])

@@ -44,9 +44,7 @@ def create(
     from venice.model import StoreConfig
 
     config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max))
-    made = controller_of(ctx).create_store(
-        store, key_schema=schema_text(key), value_schema=schema_text(value), owner=owner, config=config
-    )
+    made = controller_of(ctx).create_store(store, key_schema=schema_text(key), value_schema=schema_text(value), owner=owner, config=config)
     if as_json:
         say_json(model_json(made))
     else:
