@@ -21,7 +21,8 @@ from venice.rules import lifecycle
 
 
 def say(what: str, number: int) -> None:
-    print(what, number, flush=True)
+    sys.stdout.write(f"{what} {number}\n")
+    sys.stdout.flush()
 
 
 def work(folder: Path, rng: Random) -> None:

@@ -180,6 +180,31 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
+class Suspendable(SystemClock):
+    """The machine's clock as a process sees it that is stopped now and then."""
+
+    stopped_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.stopped_s
+
+
+def test_a_push_is_not_dead_because_the_controller_was_stopped(tmp_path: Path) -> None:
+    clock = Suspendable()
+    log = SqliteLog(tmp_path / "real-log", clock)
+    controller = Controller(log, clock, make_policy(tmp_path), rng=Random(1))
+    controller.start()
+    controller.create_store("s", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA)
+    controller.create_version("s", push_id="p")
+    for _ in range(6):
+        clock.stopped_s += 60
+        rounds = clock.monotonic_s() + 0.5
+        eventually(lambda: clock.monotonic_s() > rounds, "the threads have looked again")  # noqa: B023
+        assert controller.get_version("s", 1).status == "STARTED"
+    controller.close()
+    log.close()
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[tuple[Controller, SqliteLog, list[VeniceError]]]:
     """A controller with its threads on the machine's clock, and what it stopped by."""

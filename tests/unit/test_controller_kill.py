@@ -50,14 +50,14 @@ def live_and_die(folder: Path, rng: random.Random) -> list[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stderr is not None
-        said = [child.stdout.readline().strip() for _ in range(lines)]
+        said = [child.stdout.readline() for _ in range(lines)]
         killer = threading.Timer(rng.uniform(0, 0.05), child.kill)
         killer.start()
-        said += [line.strip() for line in child.stdout]
+        said += list(child.stdout)
         errors = child.stderr.read()
         killer.join()
     assert errors == "", errors
-    return [line for line in said if line]
+    return [line.strip() for line in said if line.endswith("\n")]  # the last one may have been cut by the kill
 
 
 def check(log: SqliteLog, store: Store, said: list[str], largest_served: int) -> None:

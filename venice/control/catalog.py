@@ -316,9 +316,15 @@ class CatalogTail:
             while not self._closing:
                 self._step()
         except VeniceError as error:
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
+            self._stop(error)
+        except BaseException:
+            self._stop(VeniceError("the catalog's tail died", hint="its trace is on stderr"))
+            raise
+
+    def _stop(self, error: VeniceError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
 
     def _step(self) -> None:
         try:

@@ -34,6 +34,7 @@ _Ending = Callable[[Store, int, str, int], Store]
 _WAIT_S = 0.02
 _TICK_S = 0.25
 _SWEEP_S = 2.0
+_PAUSE_S = 5.0
 
 
 class Controller:
@@ -61,7 +62,7 @@ class Controller:
         self._reports = Reports(log, clock)
         self._lock = threading.RLock()
         self._opened_s = clock.monotonic_s()
-        self._advanced_s = float("-inf")
+        self._advanced_s = self._looked_s = clock.monotonic_s()
         self._heard_s: dict[tuple[str, int], float] = {}
         """(store, version) → when its push was last heard of."""
         self._stopping = threading.Event()
@@ -77,7 +78,7 @@ class Controller:
             Unavailable: The log cannot be reached.
         """
         with self._lock:
-            self._opened_s = self._clock.monotonic_s()
+            self._opened_s = self._advanced_s = self._looked_s = self._clock.monotonic_s()
             self._session.begin()
             self._write(*upkeep.regions(self.catalog, self._policy))
 
@@ -270,25 +271,30 @@ class Controller:
 
     def tick(self) -> None:
         """One round of all that the threads of `start` do: reports, leases, placement, swaps, retirement, cleanup."""
-        self._advance(self._reports.poll())
+        self._looked_s = self._clock.monotonic_s()
+        self._advance(self._reports.poll(), due=True)
         self._sweep()
 
     def _follow_reports(self) -> None:
         entries = self._reports.poll(timeout_s=_WAIT_S)
-        if entries or self._clock.monotonic_s() - self._advanced_s >= _TICK_S:
-            self._advance(entries)
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_s > _PAUSE_S:
+            with self._lock:
+                self._opened_s = now_s
+        self._looked_s = now_s
+        due = now_s - self._advanced_s >= _TICK_S
+        if entries or due:
+            self._advance(entries, due=due)
 
     def _follow_leftovers(self) -> None:
         if not self._stopping.wait(_SWEEP_S):
             self._sweep()
 
-    def _advance(self, entries: list[Entry]) -> None:
+    def _advance(self, entries: list[Entry], *, due: bool) -> None:
         with self._lock:
-            changed = self._reports.take(entries)
-            now_s = self._clock.monotonic_s()
-            if not changed and now_s - self._advanced_s < _TICK_S:
+            if not self._reports.take(entries) and not due:
                 return
-            self._advanced_s = now_s
+            self._advanced_s = self._clock.monotonic_s()
             self._session.refresh()
             self._write(*upkeep.nodes(self.catalog, self._reports, self._policy))
             self._write(*upkeep.placements(self.catalog, self._reports, self._policy))
@@ -360,7 +366,9 @@ class Controller:
             return self.get_version(name, number)
 
     def _silent_s(self, name: str, number: int) -> float:
-        return self._clock.monotonic_s() - self._heard_s.get((name, number), self._opened_s)
+        # Only silence that this process was awake to hear counts: after a SIGSTOP every push gets its lease again.
+        now_s = min(self._clock.monotonic_s(), self._looked_s + _PAUSE_S)
+        return now_s - max(self._heard_s.get((name, number), self._opened_s), self._opened_s)
 
     def _grant(self, store: Store, version: Version, *, existing: bool) -> PushGrant:
         attempt = f"{self._rng.getrandbits(64):016x}"
