@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from venice.config import Settings, load
-from venice.supervisor import Cluster
+
+if TYPE_CHECKING:
+    from venice.supervisor import Cluster
 
 
 @pytest.fixture
@@ -33,6 +36,9 @@ def make_settings(tmp_path: Path, free_port: Callable[..., int]) -> Callable[...
 @pytest.fixture
 def start_cluster(make_settings: Callable[..., Settings]) -> Iterator[Callable[..., Cluster]]:
     """Start a cluster with so many workers; it is stopped after the test."""
+    # Not above: a unit test must not depend on everything that a cluster is made of.
+    from venice.supervisor import Cluster
+
     with ExitStack() as stack:
 
         def start(workers: int = 1) -> Cluster:
