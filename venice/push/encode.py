@@ -1,0 +1,134 @@
+"""Arrow rows → serialized keys and stored values, with every row that must not pass refused by name.
+
+Write path: read → **encode** → partition → sort → seal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from venice.errors import Full, InvalidRequest, VeniceError
+from venice.push.columns import quote
+from venice.push.duplicates import describe_key
+from venice.push.plan import Field, Plan, Side
+from venice.schema.columnar import ColumnEncoder
+
+
+class Encoded(NamedTuple):
+    """What became of some rows: keys and stored values, aligned; rows left out because they have no value."""
+
+    keys: pa.Array
+    values: pa.Array
+    skipped: int
+
+
+class RowEncoder:
+    """Encodes the rows of a plan. Safe to share between threads.
+
+    Args:
+        plan: What feeds what.
+        schema: Arrow schema of the rows of `plan.select`.
+        prefix: What every stored value begins with.
+        value_bytes_max: Largest encoded value.
+        connection: Where to look a wrong row up.
+    """
+
+    def __init__(
+        self, plan: Plan, schema: pa.Schema, *, prefix: bytes, value_bytes_max: int, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        self._plan = plan
+        self._prefix = prefix
+        self._value_bytes_max = value_bytes_max
+        self._connection = connection
+        self._key_columns = range(len(plan.key.fields))
+        self._value_columns = range(len(plan.key.fields), len(plan.key.fields) + len(plan.value.fields))
+        self._key = _encoder(plan.key, schema, self._key_columns)
+        self._value = _encoder(plan.value, schema, self._value_columns)
+
+    def encode(self, batch: pa.RecordBatch) -> Encoded:
+        """Encode the rows of one batch.
+
+        A row whose value columns are all null has no value: it is left out, and counted.
+
+        Raises:
+            InvalidRequest: A null key, or a null where the schema has none; names the column, the file and the rows.
+            Full: A value is too large; names the key and the size.
+        """
+        for field, column in zip(self._plan.key.fields, self._key_columns, strict=True):
+            if not field.nullable and batch.column(column).null_count:
+                raise self._null_error(self._plan.key, field)
+        batch, skipped = self._drop_empty(batch)
+        for field, column in zip(self._plan.value.fields, self._value_columns, strict=True):
+            if not field.nullable and batch.column(column).null_count:
+                raise self._null_error(self._plan.value, field)
+        keys = self._key.encode(_part(batch, self._plan.key, self._key_columns))
+        if self._plan.value.fields:
+            values = self._value.encode(_part(batch, self._plan.value, self._value_columns))
+        else:
+            values = pa.array([b""] * batch.num_rows, pa.binary())  # A record without fields has no columns, and no bytes.
+        self._check_sizes(keys, values)
+        stored = pc.binary_join_element_wise(pa.scalar(self._prefix, values.type), values, pa.scalar(b"", values.type))
+        return Encoded(keys, stored, skipped)
+
+    def _drop_empty(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
+        columns = [batch.column(column) for column in self._value_columns]
+        if not columns or not all(column.null_count for column in columns):
+            return batch, 0
+        filled = np.zeros(batch.num_rows, np.bool_)
+        for column in columns:
+            filled |= column.is_valid().to_numpy(zero_copy_only=False)
+        kept = int(filled.sum())
+        return (batch, 0) if kept == batch.num_rows else (batch.filter(pa.array(filled)), batch.num_rows - kept)
+
+    def _check_sizes(self, keys: pa.Array, values: pa.Array) -> None:
+        if values.nbytes <= self._value_bytes_max:
+            return
+        sizes = pc.binary_length(values).to_numpy(zero_copy_only=False)
+        row = int(sizes.argmax())
+        if sizes[row] > self._value_bytes_max:
+            raise Full(
+                f"the value of key {describe_key(self._plan.key.row_schema, keys[row].as_py())} has {sizes[row]} bytes, "
+                f"and values of this store may have {self._value_bytes_max}",
+                hint="make the value smaller, or raise the store's record_bytes_max",
+                size=int(sizes[row]),
+            )
+
+    def _null_error(self, side: Side, field: Field) -> VeniceError:
+        found: list[tuple[str, int]] = []
+        try:
+            condition = f"{quote(field.column)} IS NULL"
+            if side.name == "value":
+                condition += f" AND NOT ({' AND '.join(f'{quote(f.column)} IS NULL' for f in side.fields)})"
+            found = self._connection.cursor().execute(self._plan.rows_where(condition)).fetchall()
+        except duckdb.Error:
+            pass  # What cannot be looked up again is reported without its place.
+        file, rows = found[0] if found else (str(self._plan.source), 0)
+        others = f" (and in {sum(n for _, n in found[1:])} rows of {len(found) - 1} other files)" if len(found) > 1 else ""
+        count = f"{rows} row{'s'[: rows != 1]}" if rows else "some rows"
+        what = "every row needs a key" if side.name == "key" else f"the field {field.output.partition('.')[2]!r} cannot be null"
+        return InvalidRequest(
+            f"column {field.column!r} of {file} is null in {count}{others}: {what}",
+            hint="fill or drop those rows, for instance with a query (--sql)" if side.name == "key"
+            else "fill or drop those rows, or register a value schema in which the field may be null",
+            file=file, column=field.column, rows=rows,
+        )  # fmt: skip
+
+
+def _encoder(side: Side, schema: pa.Schema, columns: Sequence[int]) -> ColumnEncoder:
+    part = pa.schema([schema.field(column).with_name(_name(field)) for field, column in zip(side.fields, columns, strict=True)])
+    return ColumnEncoder(side.row_schema, part)
+
+
+def _part(batch: pa.RecordBatch, side: Side, columns: Sequence[int]) -> pa.RecordBatch:
+    names = [_name(field) for field in side.fields]
+    return pa.RecordBatch.from_arrays([batch.column(column) for column in columns], names=names)
+
+
+def _name(field: Field) -> str:
+    return field.output.partition(".")[2]

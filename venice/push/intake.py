@@ -1,0 +1,170 @@
+"""The first half of a push: the input is read once and becomes sorted runs on disk.
+
+Write path: **read → encode → partition → sort** → seal. Each lane takes the next stretch of rows from the reader (one at
+a time: DuckDB does that work with threads of its own) and takes it all the way to a run, while the others read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from venice.push.duplicates import DuplicatePolicy
+from venice.push.encode import RowEncoder
+from venice.push.plan import Plan
+from venice.push.runs import Block, Run, Spill, write_run
+from venice.push.sources import read_error
+
+_BATCH_ROWS_MAX: Final = 16_384
+_BATCH_ROWS_MIN: Final = 2_048
+"""What DuckDB works on at a time anyway."""
+_BATCH_BYTES: Final = 4 << 20
+"""Encoded at a time where the input says how large its rows are: few enough for a core's cache."""
+RUN_ROWS_MAX: Final = 131_072
+RUN_BYTES: Final = 16 << 20
+"""A run ends with the batch that reaches one of these. Larger runs mean fewer of them to merge, and more memory."""
+_OFFSETS_BYTES_MAX: Final = 2**31 - 1
+"""Above it a binary array needs 64-bit offsets."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What has been read so far."""
+
+    rows: int = 0
+    """Rows that were kept."""
+    skipped: int = 0
+    duplicates: int = 0
+    bytes: int = 0
+    """Of keys and stored values."""
+    blocks: dict[int, list[Block]] = field(default_factory=dict)
+    """By partition."""
+    rows_by_partition: dict[int, int] = field(default_factory=dict)
+
+
+class Reader:
+    """The rows of a plan, in stretches, to threads that ask in turn."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, plan: Plan, batch_rows: int) -> None:
+        """Raises InvalidRequest if the query cannot be run."""
+        self._name = str(plan.source)
+        self._lock = Lock()
+        self._stretches = 0
+        self._stopped = False
+        try:
+            self._batches = connection.execute(plan.select).to_arrow_reader(batch_rows)
+        except duckdb.Error as error:
+            raise read_error(error, self._name) from error
+        self.schema: pa.Schema = self._batches.schema
+
+    def next(self) -> tuple[int, list[pa.RecordBatch]] | None:
+        """The number and the batches of the next stretch, or None at the end of the input or after `stop`.
+
+        Raises:
+            InvalidRequest: A row cannot be read.
+            Full: There is not enough memory, or disk.
+        """
+        with self._lock:
+            batches: list[pa.RecordBatch] = []
+            rows = size = 0
+            while not self._stopped and rows < RUN_ROWS_MAX and size < RUN_BYTES:
+                try:
+                    batch = self._batches.read_next_batch()
+                except StopIteration:
+                    break
+                except (duckdb.Error, pa.ArrowException, OSError) as error:
+                    # Once rows flow, Arrow passes DuckDB's words on in an error of its own.
+                    raise read_error(error, self._name) from error
+                batches.append(batch)
+                rows += batch.num_rows
+                size += batch.nbytes
+            self._stretches += 1
+            return (self._stretches - 1, batches) if batches else None
+
+    def stop(self) -> None:
+        """No more stretches; from any thread."""
+        self._stopped = True
+
+
+class Intake:
+    """Lanes that turn a reader's stretches into runs.
+
+    Args:
+        folder: Where the runs' files are made.
+        count: Told rows and bytes after every run.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        encoder: RowEncoder,
+        *,
+        partition_count: int,
+        policy: DuplicatePolicy,
+        folder: Path,
+        lanes: int,
+        count: Callable[[int, int], None],
+    ) -> None:
+        self._reader = reader
+        self._encoder = encoder
+        self._partition_count = partition_count
+        self._policy = policy
+        self._count = count
+        self._lock = Lock()
+        self.spills = [Spill(folder) for _ in range(lanes)]
+        self.taken = Taken()
+
+    def lanes(self) -> list[Callable[[], None]]:
+        """One function per thread; each returns when the input ends."""
+        return [lambda spill=spill: self._lane(spill) for spill in self.spills]  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        for spill in self.spills:
+            spill.close()
+
+    def _lane(self, spill: Spill) -> None:
+        while (stretch := self._reader.next()) is not None:
+            number, batches = stretch
+            encoded = [self._encoder.encode(batch) for batch in batches]
+            batches.clear()
+            keys = _concat([part.keys for part in encoded])
+            values = _concat([part.values for part in encoded])
+            skipped = sum(part.skipped for part in encoded)
+            del encoded
+            run = write_run(number, keys, values, self._partition_count, spill, self._policy)
+            self._add(run, skipped)
+
+    def _add(self, run: Run, skipped: int) -> None:
+        size = 0
+        with self._lock:
+            taken = self.taken
+            for partition, blocks in run.blocks.items():
+                taken.blocks.setdefault(partition, []).extend(blocks)
+                rows = sum(block.rows for block in blocks)
+                size += sum(block.key_bytes + block.value_bytes for block in blocks)
+                taken.rows_by_partition[partition] = taken.rows_by_partition.get(partition, 0) + rows
+            taken.rows += run.rows
+            taken.bytes += size
+            taken.duplicates += run.duplicates
+            taken.skipped += skipped
+        self._count(run.rows + run.duplicates + skipped, size)
+
+
+def batch_rows(row_bytes: float | None) -> int:
+    """Rows to encode at a time, for rows of about `row_bytes`; None = not known."""
+    if row_bytes is None:
+        return 2 * _BATCH_ROWS_MIN
+    return int(min(max(_BATCH_BYTES / max(row_bytes, 1), _BATCH_ROWS_MIN), _BATCH_ROWS_MAX))
+
+
+def _concat(parts: list[pa.Array]) -> pa.Array:
+    if sum(part.nbytes for part in parts) > _OFFSETS_BYTES_MAX:
+        parts = [part.cast(pa.large_binary()) for part in parts]
+    return pa.concat_arrays(parts)

@@ -1,0 +1,205 @@
+"""Which columns feed which fields: checked before a single row is read, so that a wrong input costs no time.
+
+Write path: **read** → encode → partition → sort → seal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import duckdb
+
+from venice.errors import InvalidRequest
+from venice.push.columns import Fit, is_integer, is_nullable, quote, quote_text, sql_type
+from venice.push.sources import Columns, Format, Source
+from venice.schema.parsing import load_json, parse
+from venice.schema.types import Record, Schema, Type, describe
+
+DEFAULT_KEY: Final = "key"
+DEFAULT_VALUE: Final = "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One column of the input and the field that it feeds."""
+
+    column: str
+    """Name in the input."""
+    output: str
+    """Name in the rows that are read."""
+    nullable: bool
+    type: Type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """The key or the value of a row, as a record of columns.
+
+    A record of one field has the bytes of that field: so a key that is no record is encoded as a record of one.
+    """
+
+    name: str
+    """`key` or `value`, for messages."""
+    schema: Schema
+    fields: tuple[Field, ...]
+    row_schema: str
+    """Avro JSON of a record with these fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A checked push: what is read, and how it becomes keys and values."""
+
+    source: Source
+    key: Side
+    value: Side
+    types: dict[str, str]
+    """Column types that CSV and JSON are read with."""
+    select: str
+    """SQL of all rows; columns are the outputs of `key`, then of `value`."""
+    columns_ignored: tuple[str, ...]
+    """Columns that feed nothing."""
+
+    def rows_where(self, condition: str) -> str:
+        """SQL: (file or "the query", rows) where an SQL condition on input columns holds, most rows first."""
+        if self.source.format is Format.SQL:
+            return f"SELECT 'the query', count(*) FROM {self.source.relation({})} AS source WHERE {condition}"
+        relation = self.source.relation(self.types, with_file=True)
+        return f"SELECT {self.source.file_column}, count(*) AS n FROM {relation} WHERE {condition} GROUP BY ALL ORDER BY n DESC"
+
+
+def make_plan(
+    connection: duckdb.DuckDBPyConnection, source: Source, *, key_schema: str, value_schema: str, key: str | None, value: str | None
+) -> Plan:
+    """Match the columns of `source` with the fields of a store's schemas.
+
+    Args:
+        key: Column of the key; default: for a record, a column per field; otherwise the column `key`, or the only column
+            that is not a value field.
+        value: Column of the whole value; default: for a record, a column per field; otherwise the column `value`, or the
+            only column that is not the key.
+
+    Raises:
+        InvalidRequest: A column is missing, ambiguous or of a type that does not fit; file, column and types are named.
+    """
+    described = source.describe(connection)
+    present = _in_all(described)
+    keys, values = parse(key_schema), parse(value_schema)
+    value_root = values.resolve(values.root)
+    value_names = {f.name for f in value_root.fields} if isinstance(value_root, Record) and value is None else {value}
+    unclaimed, nothing = [name for name in present if name not in value_names], not any(described.values())
+    key_side = _side("key", keys, key_schema, key, _Guess(DEFAULT_KEY, unclaimed, nothing), source)
+    taken = {field.column for field in key_side.fields}
+    guess = _Guess(DEFAULT_VALUE, [name for name in present if name not in taken], nothing)
+    value_side = _side("value", values, value_schema, value, guess, source)
+    for side in (key_side, value_side):
+        _check(side, described, source)
+    used = {field.column for side in (key_side, value_side) for field in side.fields}
+    types = _read_types(source, (key_side, value_side))
+    chosen = ", ".join(_expression(side, field, source) for side in (key_side, value_side) for field in side.fields)
+    return Plan(
+        source=source,
+        key=key_side,
+        value=value_side,
+        types=types,
+        select=f"SELECT {chosen} FROM {source.relation(types)} AS source",
+        columns_ignored=tuple(name for name in present if name not in used),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """How to find the column of a side that is one column."""
+
+    default: str
+    free: list[str]
+    """Columns that nothing else claims."""
+    nothing_there: bool
+    """All files are empty, so that it does not matter."""
+
+    def column(self, given: str | None, side: str, source: Source) -> str:
+        if given is not None:
+            return given
+        if self.default in self.free or self.nothing_there:
+            return self.default
+        if len(self.free) == 1:
+            return self.free[0]
+        raise InvalidRequest(
+            f"which column of {source} holds the {side} is not clear: there is none called {self.default!r}, "
+            f"and {len(self.free)} could be it ({', '.join(self.free) or 'none'})",
+            hint=f"name it (--{side} COLUMN)",
+        )
+
+
+def _in_all(described: dict[str, Columns]) -> list[str]:
+    """Columns that every file has, in the order of the first."""
+    first, *others = [columns for columns in described.values() if columns] or [{}]
+    return [name for name in first if all(name in columns for columns in others)]
+
+
+def _side(name: str, schema: Schema, text: str, given: str | None, guess: _Guess, source: Source) -> Side:
+    root = schema.resolve(schema.root)
+    if isinstance(root, Record) and given is None:
+        fields = tuple(
+            Field(column=f.name, output=f"{name}.{f.name}", nullable=is_nullable(schema, f.type), type=f.type) for f in root.fields
+        )
+        return Side(name=name, schema=schema, fields=fields, row_schema=text)
+    column = guess.column(given, name, source)
+    field = Field(column=column, output=f"{name}.{name}", nullable=is_nullable(schema, schema.root), type=schema.root)
+    row = {"type": "record", "name": f"VenicePush_{name}", "fields": [{"name": name, "type": load_json(text)}]}
+    return Side(name=name, schema=schema, fields=(field,), row_schema=json.dumps(row))
+
+
+def _check(side: Side, described: dict[str, Columns], source: Source) -> None:
+    fit = Fit(side.schema, json=source.format is Format.JSON)
+    for file, columns in described.items():
+        for field in side.fields:
+            column = columns.get(field.column)
+            if column is None:
+                if source.format is Format.JSON and (field.nullable or not columns):
+                    continue  # JSON leaves nulls out, and an empty file all of it.
+                raise _missing(side, field, file, columns)
+            path = "" if source.format is Format.CSV else fit.misfit(field.type, column)
+            if path:
+                where = f"{field.column!r}" if path == "." else f"{field.column + path!r}"
+                raise InvalidRequest(
+                    f"column {where} of {file} is {column}, and the {side.name} field {field.output.partition('.')[2]!r} "
+                    f"is {describe(field.type)}",
+                    hint="change the column's type where the file is written, or cast it in a query (--sql)",
+                    file=file, column=field.column, column_type=str(column), field_type=describe(field.type),
+                )  # fmt: skip
+
+
+def _missing(side: Side, field: Field, file: str, columns: Columns) -> InvalidRequest:
+    alike = [name for name in columns if name.lower() == field.column.lower()]
+    hint = f"it has {alike[0]!r}: names must be equal, case included" if alike else f"it has: {', '.join(columns) or 'none'}"
+    return InvalidRequest(
+        f"{file} has no column {field.column!r} for the {side.name} ({describe(field.type)})", hint=hint, file=file, column=field.column
+    )
+
+
+def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
+    """Column types to read with, where the file has none of its own."""
+    if source.format not in (Format.CSV, Format.JSON):
+        return {}
+    types: dict[str, str] = {}
+    for side in sides:
+        for field in side.fields:
+            if is_integer(side.schema, field.type):
+                types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
+            else:
+                types.setdefault(field.column, sql_type(side.schema, field.type) or "VARCHAR")
+    return types
+
+
+def _expression(side: Side, field: Field, source: Source) -> str:
+    column, target = quote(field.column), sql_type(side.schema, field.type)
+    expression = f"CAST({column} AS {target})" if target else column
+    if source.format in (Format.CSV, Format.JSON) and is_integer(side.schema, field.type):
+        complaint = f"{quote_text(f'column {field.column!r}: ')} || {column} || ' is not a whole number'"
+        whole = f"regexp_full_match(trim({column}), '[+-]?[0-9]+')"
+        expression = f"CASE WHEN {column} IS NULL THEN NULL WHEN {whole} THEN {expression} ELSE error({complaint}) END"
+    return f"{expression} AS {quote(field.output)}"

@@ -1,0 +1,170 @@
+"""Rows in, sealed folder out: the part of a push that needs no controller.
+
+Write path: **read → encode → partition → sort → seal**.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from venice.clock import Clock
+from venice.model import SnapshotRef
+from venice.push.duplicates import DuplicatePolicy
+from venice.push.encode import RowEncoder
+from venice.push.intake import Intake, Reader, Taken, batch_rows
+from venice.push.lanes import run_lanes
+from venice.push.plan import Plan
+from venice.push.progress import Phase, Reporter
+from venice.push.runs import disk_error
+from venice.push.sources import Size
+from venice.push.writer import Job, Work, Writers, Written
+from venice.storage.format import value_prefix
+from venice.storage.manifest import Manifest
+from venice.storage.snapshot import seal
+
+ROWS_PER_PROCESS: Final = 500_000
+"""Rows that pay for another writing process: starting one costs as much time as writing about that many."""
+_SCRATCH: Final = "scratch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is written, and where."""
+
+    folder: Path
+    """Of this attempt alone; made if missing."""
+    store: str
+    version: int
+    partition_count: int
+    value_schema_id: int
+    value_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A sealed snapshot and what was counted on the way."""
+
+    ref: SnapshotRef
+    manifest: Manifest
+    duplicates: int
+    skipped: int
+
+
+def build(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    target: Target,
+    *,
+    size: Size,
+    allow_duplicates: bool,
+    threads: int,
+    clock: Clock,
+    reporter: Reporter,
+    check: Callable[[], None],
+) -> Built:
+    """Read the plan's rows once, write the folder's files and seal it.
+
+    Args:
+        size: What is known of the rows.
+        threads: Cores to use.
+        check: Called a few times a second; what it raises ends the push.
+
+    Raises:
+        InvalidRequest: A row cannot be read, has no key, does not fit the schema, or has the key of another one.
+        Full: No disk or memory is left, or a value is too large.
+    """
+    scratch = target.folder / _SCRATCH
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, target.folder) from error
+    connection.execute("SET temp_directory = ?", [str(scratch)])
+    policy = DuplicatePolicy(allow=allow_duplicates, key_row_schema=plan.key.row_schema)
+    reporter.begin(Phase.READ, size.rows)
+    reader = Reader(connection, plan, batch_rows(size.row_bytes))
+    encoder = RowEncoder(
+        plan,
+        reader.schema,
+        prefix=value_prefix(target.value_schema_id),
+        value_bytes_max=target.value_bytes_max,
+        connection=connection,
+    )
+    intake = Intake(
+        reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count
+    )
+    halves = _Halves(intake, Work(target.folder, policy), threads, reporter, check)
+    try:
+        taken = halves.read(reader, connection)
+        scratch_files = sorted(halves.write(taken), key=lambda one: one.file.partition)
+    finally:
+        halves.close()
+    reporter.begin(Phase.SEAL)
+    shutil.rmtree(scratch, ignore_errors=True)
+    manifest = Manifest(
+        store=target.store,
+        version=target.version,
+        partition_count=target.partition_count,
+        created_ms=clock.now_ms(),
+        value_schema_id=target.value_schema_id,
+        files=tuple(one.file for one in scratch_files),
+    )
+    ref = seal(target.folder, manifest)
+    duplicates = taken.duplicates + sum(one.duplicates for one in scratch_files)
+    assert manifest.rows + duplicates == taken.rows + taken.duplicates, "every row that was kept is in a file, once"
+    return Built(ref=ref, manifest=manifest, duplicates=duplicates, skipped=taken.skipped)
+
+
+class _Halves:
+    """Reading, then writing; the writing processes start as soon as it is clear that they pay."""
+
+    def __init__(self, intake: Intake, work: Work, threads: int, reporter: Reporter, check: Callable[[], None]) -> None:
+        self._intake = intake
+        self._work = work
+        self._threads = threads
+        self._reporter = reporter
+        self._check = check
+        self._writers: Writers | None = None
+
+    def read(self, reader: Reader, connection: duckdb.DuckDBPyConnection) -> Taken:
+        """Run the intake to the end of the input."""
+
+        def tick() -> None:
+            if self._writers is None and self._threads > 1 and self._intake.taken.rows >= 2 * ROWS_PER_PROCESS:
+                self._start(self._threads)
+            self._tick()
+
+        def stop() -> None:
+            reader.stop()
+            connection.interrupt()
+
+        run_lanes(self._intake.lanes(), tick=tick, stop=stop)
+        return self._intake.taken
+
+    def write(self, taken: Taken) -> list[Written]:
+        """Write every partition that has rows."""
+        self._reporter.begin(Phase.WRITE, taken.rows)
+        if self._writers is None:
+            self._start(0)
+        assert self._writers is not None
+        jobs = [Job(partition, blocks) for partition, blocks in taken.blocks.items()]
+        run_lanes(self._writers.lanes(jobs), tick=self._tick, stop=self._writers.stop)
+        return self._writers.written
+
+    def close(self) -> None:
+        if self._writers is not None:
+            self._writers.close()
+        self._intake.close()
+
+    def _start(self, processes: int) -> None:
+        descriptors = [spill.descriptor for spill in self._intake.spills]
+        self._writers = Writers(self._work, processes=processes, descriptors=descriptors, count=self._reporter.count)
+
+    def _tick(self) -> None:
+        self._check()
+        self._reporter.tick()

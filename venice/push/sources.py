@@ -1,0 +1,206 @@
+"""What a push reads: files of one format, or a query; found, described and made into SQL for DuckDB.
+
+Write path: **read** → encode → partition → sort → seal.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+
+from venice.errors import Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.push.columns import quote, quote_text
+
+if TYPE_CHECKING:
+    from duckdb.sqltypes import DuckDBPyType
+
+
+class Format(StrEnum):
+    """How rows are stored where they are read from."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSON = "json"
+    SQL = "sql"
+
+
+_SUFFIXES: Final = {
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+    ".csv": Format.CSV,
+    ".tsv": Format.CSV,
+    ".json": Format.JSON,
+    ".jsonl": Format.JSON,
+    ".ndjson": Format.JSON,
+}
+_COMPRESSED: Final = frozenset((".gz", ".zst"))
+_UNPACKED: Final = 3
+"""How much larger rows are than their Parquet file, at a guess."""
+_FILE_COLUMN: Final = "venice push file"
+
+Columns = dict[str, "DuckDBPyType"]
+"""Column types by name, in the order of the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What is known of the rows before they are read; None = only reading tells."""
+
+    rows: int | None
+    row_bytes: float | None
+    """About how many bytes a row has in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Files in the order they are read, or a query."""
+
+    format: Format
+    files: tuple[str, ...] = ()
+    query: str = ""
+
+    def __str__(self) -> str:
+        if self.format is Format.SQL:
+            return "the query"
+        return self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more files"
+
+    def describe(self, connection: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
+        """Columns per file; those of a query under "the query".
+
+        Raises:
+            InvalidRequest: A file is not of its format, or the query is wrong.
+        """
+        if self.format is Format.SQL:
+            return {"the query": _columns(connection, self.relation({}), "the query")}
+        return {file: self._describe_file(connection, file) for file in self.files}
+
+    def _describe_file(self, connection: duckdb.DuckDBPyConnection, file: str) -> Columns:
+        if self.format is not Format.PARQUET and Path(file).stat().st_size == 0:
+            if self.format is Format.JSON:
+                return {}  # No documents are a valid JSON Lines file; DuckDB makes a column up.
+            raise InvalidRequest(f"{file} is empty", hint="a CSV file begins with a line of column names, also when it has no rows")
+        return _columns(connection, self._relation((file,), {}, ""), file)
+
+    def relation(self, types: dict[str, str], *, with_file: bool = False) -> str:
+        """SQL that stands for all rows.
+
+        Args:
+            types: Column types to read CSV and JSON with, as far as they are known.
+            with_file: Have the file's name in a column (see `file_column`); not for queries.
+        """
+        if self.format is Format.SQL:
+            return f"(\n{self.query}\n)"
+        return self._relation(self.files, types, _FILE_COLUMN if with_file else "")
+
+    def _relation(self, files: Sequence[str], types: dict[str, str], file_column: str) -> str:
+        listed = "[" + ", ".join(quote_text(file) for file in files) + "]"
+        typed = "{" + ", ".join(f"{quote_text(name)}: {quote_text(kind)}" for name, kind in types.items()) + "}"
+        options = [listed]
+        if file_column:
+            options.append(f"filename = {quote_text(file_column)}")
+        match self.format:
+            case Format.PARQUET:
+                options += ["union_by_name = true"] if len(files) > 1 else []
+            case Format.CSV:
+                # All text but what is named; an empty cell is null, a quoted empty one is an empty string.
+                options += ["header = true", "all_varchar = true", "allow_quoted_nulls = false"]
+                options += ["union_by_name = true"] if len(files) > 1 else []
+                options += [f"types = {typed}"] if types else []
+            case _:
+                options += [f"columns = {typed}"] if types else []
+        return f"read_{self.format.value}({', '.join(options)})"
+
+    @property
+    def file_column(self) -> str:
+        """The column that holds the file's name where a relation was asked to have it, as SQL."""
+        return quote(_FILE_COLUMN)
+
+    def measure(self, connection: duckdb.DuckDBPyConnection) -> Size:
+        """What can be said of the rows without reading them.
+
+        Raises:
+            InvalidRequest: A file is not of its format.
+        """
+        if self.format is not Format.PARQUET:
+            return Size(rows=None, row_bytes=None)
+        listed = ", ".join(quote_text(file) for file in self.files)
+        try:
+            found = connection.execute(f"SELECT sum(num_rows)::BIGINT FROM parquet_file_metadata([{listed}])").fetchone()
+        except duckdb.Error as error:
+            raise read_error(error, str(self)) from error
+        rows = int(found[0]) if found and found[0] is not None else 0
+        size = sum(Path(file).stat().st_size for file in self.files)
+        return Size(rows=rows, row_bytes=_UNPACKED * size / rows if rows else None)
+
+
+def locate(inputs: Sequence[str | Path]) -> Source:
+    """The files that paths, globs and folders name: in the order given, each glob and folder sorted by name.
+
+    In a folder, files and folders whose names begin with `.` or `_` do not count (other tools leave their marks there).
+
+    Raises:
+        NotFound: Nothing is there.
+        InvalidRequest: Files of several formats, or of none that is known.
+    """
+    files: list[str] = []
+    for given in inputs:
+        files += [file for file in _expand(str(given)) if file not in files]
+    formats = {_format(file) for file in files}
+    if len(formats) > 1:
+        names = " and ".join(sorted(found.value for found in formats))
+        raise InvalidRequest(f"the inputs are {names} files", hint="push files of one format, or read them with a query (--sql)")
+    if not formats:
+        raise InvalidRequest("nothing to push", hint="name input files, or a query (--sql)")
+    return Source(format=formats.pop(), files=tuple(files))
+
+
+def _expand(given: str) -> list[str]:
+    path = Path(given)
+    if path.is_dir():
+        below = (file for file in path.rglob("*") if file.is_file())
+        found = [str(file) for file in below if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+    elif path.is_file():
+        return [given]
+    else:
+        found = [file for file in glob.glob(given, recursive=True) if Path(file).is_file()]
+    if not found:
+        raise NotFound(f"no file at {given}", hint="check the path; a relative one is looked up from the working folder")
+    return sorted(found)
+
+
+def _format(file: str) -> Format:
+    suffixes = [suffix.lower() for suffix in Path(file).suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if found is None:
+        raise InvalidRequest(f"{file} is of no format that can be pushed", hint=f"rename it to end in one of {', '.join(_SUFFIXES)}")
+    return found
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, relation: str, name: str) -> Columns:
+    try:
+        found = connection.sql(f"SELECT * FROM {relation} AS source")
+        return dict(zip(found.columns, found.types, strict=True))
+    except duckdb.Error as error:
+        raise read_error(error, name) from error
+
+
+def read_error(error: Exception, name: str) -> VeniceError:
+    """DuckDB's error in reading `name` as one of ours; its own words say which column, row and value."""
+    text = str(error).strip()
+    if isinstance(error, duckdb.InterruptException):
+        return Unavailable(f"reading {name} was stopped", hint="push again")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return Full(f"reading {name} needs more memory than it may have: {text.splitlines()[0]}", hint="raise --memory-limit")
+    if "No space left" in text:
+        return Full(f"no room left for reading {name}: {text.splitlines()[0]}", hint="free some space and push again")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = " · ".join(line for line in lines if not line.startswith("^"))
+    return InvalidRequest(f"cannot read {name}: {said[:600]}", hint="correct the input, or read it with a query (--sql) that does")

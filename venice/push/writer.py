@@ -1,0 +1,191 @@
+"""The second half of a push: each partition's runs are merged into its sorted file.
+
+Write path: read → encode → partition → sort → **seal**. `SstFileWriter` holds the interpreter for every row, so the work is
+shared between processes, not threads. They are plain child processes that are sent pickled jobs: unlike a process pool they
+neither import the caller's main module again nor outlive a caller that is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, Queue
+from typing import IO, BinaryIO, Final, NamedTuple
+
+from venice.errors import Unavailable, VeniceError
+from venice.push.duplicates import DuplicatePolicy
+from venice.push.merge import merge
+from venice.push.runs import Block
+from venice.storage.snapshot import PartitionFile, PartitionWriter, file_name
+
+# Not `-m venice.push.writer`: the module would be `__main__` there, and its pickled classes strangers here.
+_CHILD: Final = (sys.executable, "-c", "from venice.push.writer import main; main()")
+
+
+class Work(NamedTuple):
+    """What is the same for all partitions."""
+
+    folder: Path
+    policy: DuplicatePolicy
+
+
+class Job(NamedTuple):
+    """One partition."""
+
+    partition: int
+    blocks: list[Block]
+
+
+class Step(NamedTuple):
+    """Said while a partition is written: rows and bytes since the last one."""
+
+    rows: int
+    bytes: int
+
+
+class Written(NamedTuple):
+    """A finished partition."""
+
+    file: PartitionFile
+    duplicates: int
+
+
+class Failed(NamedTuple):
+    """A partition that could not be written."""
+
+    error: VeniceError
+
+
+def write_partition(work: Work, job: Job, said: Callable[[Step], None]) -> Written:
+    """Merge the runs of a partition that has rows into its file.
+
+    Raises:
+        InvalidRequest: Rows with equal keys differ and that is not allowed.
+        Full: The disk is full.
+    """
+    writer = PartitionWriter(work.folder / file_name(job.partition))
+    duplicates = 0
+    for rows in merge(job.blocks, work.policy):
+        writer.put_all(rows.keys, rows.values)
+        duplicates += rows.duplicates
+        said(Step(len(rows.keys), sum(map(len, rows.keys)) + sum(map(len, rows.values))))
+    return Written(writer.finish(job.partition), duplicates)
+
+
+class Writers:
+    """Lanes that write the partitions of a push.
+
+    Args:
+        work: What is the same for all partitions.
+        processes: Child processes to share the work between; 0 = write in this one.
+        descriptors: Of the runs' files; the children inherit them.
+        count: Told rows and bytes as they are written, by any lane.
+    """
+
+    def __init__(self, work: Work, *, processes: int, descriptors: Sequence[int], count: Callable[[int, int], None]) -> None:
+        self._work = work
+        self._count = count
+        self._jobs: Queue[Job] = Queue()
+        self._stopped = False
+        self.written: list[Written] = []
+        self._children = [_start(descriptors) for _ in range(processes)]
+
+    def lanes(self, jobs: Sequence[Job]) -> list[Callable[[], None]]:
+        """One function per thread; each returns when all jobs are done."""
+        for job in sorted(jobs, key=lambda job: -sum(block.rows for block in job.blocks)):
+            self._jobs.put(job)  # Large ones first: the last to finish is then a small one.
+        if not self._children:
+            return [self._lane_here]
+        return [lambda child=child: self._lane_child(child) for child in self._children]  # type: ignore[misc]
+
+    def stop(self) -> None:
+        """End the lanes soon, half-written partitions or not; from any thread."""
+        self._stopped = True
+        for child in self._children:
+            child.kill()
+
+    def close(self) -> None:
+        """End the child processes."""
+        for child in self._children:
+            stdin, stdout = _pipes(child)
+            with suppress(BrokenPipeError):  # It has ended already.
+                stdin.close()
+            stdout.close()
+            child.wait()
+
+    def _lane_here(self) -> None:
+        def said(step: Step) -> None:
+            if self._stopped:
+                raise Unavailable("the push was stopped", hint="push again")
+            self._count(*step)
+
+        while not self._stopped and (job := self._next()) is not None:
+            self.written.append(write_partition(self._work, job, said))
+
+    def _lane_child(self, child: subprocess.Popen[bytes]) -> None:
+        stdin, stdout = _pipes(child)
+        while not self._stopped and (job := self._next()) is not None:
+            try:
+                pickle.dump((self._work, job), stdin, pickle.HIGHEST_PROTOCOL)
+                stdin.flush()
+                while isinstance(answer := pickle.load(stdout), Step):
+                    self._count(*answer)
+            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                if self._stopped:
+                    return
+                raise Unavailable(
+                    f"a writing process of the push ended with code {child.wait()}", hint="see its last words above, and push again"
+                ) from error
+            if isinstance(answer, Failed):
+                raise answer.error
+            self.written.append(answer)
+
+    def _next(self) -> Job | None:
+        try:
+            return self._jobs.get_nowait()
+        except Empty:
+            return None
+
+
+def _start(descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(_CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors)
+
+
+def _pipes(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    return child.stdin, child.stdout
+
+
+def serve(source: BinaryIO, sink: BinaryIO, parent: int) -> None:
+    """Do the jobs that come from `source` until it ends or the parent process is gone."""
+
+    def say(message: Step | Written | Failed) -> None:
+        if os.getppid() != parent:
+            raise EOFError("the push is gone")
+        pickle.dump(message, sink, pickle.HIGHEST_PROTOCOL)
+        sink.flush()
+
+    while True:
+        try:
+            work, job = pickle.load(source)
+            try:
+                say(write_partition(work, job, say))
+            except VeniceError as error:
+                say(Failed(error))
+        except (EOFError, BrokenPipeError):
+            return
+
+
+def main() -> None:
+    """The child process: stdout carries answers, so that whatever prints is sent to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers, os.getppid())
