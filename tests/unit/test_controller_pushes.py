@@ -203,6 +203,11 @@ def test_the_slower_attempt_does_not_replace_the_sealed_one(controller: Controll
     seal_push(controller, fast)
     with pytest.raises(Conflict, match="has a snapshot already"):
         seal_push(controller, slow)
+    with pytest.raises(Conflict, match="version 1 of store 's' is sealed and completes by itself"):
+        controller.fail("s", 1, "the slow one gives up")
+    workers.report(controller)
+    controller.tick()
+    assert statuses(controller) == {1: S.ONLINE}
 
 
 def test_a_killed_push_stays_killed(controller: Controller, workers: Workers) -> None:

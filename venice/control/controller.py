@@ -217,7 +217,7 @@ class Controller:
         return self._end(name, number, VersionStatus.KILLED, lifecycle.killed, reason or "killed by an operator")
 
     def fail(self, name: str, number: int, reason: str) -> VersionInfo:
-        """The push says that it failed; saying so again does nothing. Raises NotFound, Conflict."""
+        """The push says that it failed; saying so again does nothing. Raises NotFound, and Conflict once it is sealed."""
         return self._end(name, number, VersionStatus.ERROR, lifecycle.failed, reason or "the push gave no reason")
 
     def get_version(self, name: str, number: int) -> VersionInfo:
@@ -361,6 +361,9 @@ class Controller:
             version = lifecycle.find(store, number)
             if number == store.current:
                 raise Conflict(f"version {number} of store {name!r} is serving", hint="roll back first")
+            if status is VersionStatus.ERROR and version.status is VersionStatus.STARTED and version.snapshot is not None:
+                # It is an attempt that lost which says so: another one has sealed.
+                raise Conflict(f"version {number} of store {name!r} is sealed and completes by itself", hint="kill it to stop it")
             if version.status is not status:
                 self._write(change(store, number, reason, self._clock.now_ms()))
             return self.get_version(name, number)
