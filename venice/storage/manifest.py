@@ -200,6 +200,7 @@ def _contradiction(manifest: Manifest, members: dict[str, Any]) -> str:
             return f"lists file {file.name} of partition {file.partition}, which it does not hold"
         if not file.rows or file.min_key > file.max_key:
             return f"lists file {file.name} without rows or with its keys reversed"
-    if (members.get("rows"), members.get("bytes")) != (manifest.rows, manifest.bytes):
-        return f"says {members['rows']} rows in {members['bytes']} bytes, its files {manifest.rows} in {manifest.bytes}"
+    said = (members.get("rows"), members.get("bytes"))
+    if said != (manifest.rows, manifest.bytes):
+        return f"says {said[0]} rows in {said[1]} bytes, its files {manifest.rows} in {manifest.bytes}"
     return ""
