@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 from venice.errors import BY_KIND, Conflict, Corrupt, Fenced, Full, Incompatible, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.message import Headers, Response, shown
 from venice.model import ValueSchema
+from venice.schema.varint import decode_long, encode_long
 
 API_VERSION = 1
 """The version this release speaks, and the newest it understands. A message that does not name one is of version 1."""
@@ -69,7 +70,7 @@ def status_of(error: VeniceError) -> int:
 def error_json(error: VeniceError) -> bytes:
     """The body of an error answer: kind, message, hint, data."""
     facts = {"kind": error.kind, "message": error.message, "hint": error.hint, "data": error.data}
-    return json.dumps(facts, default=str).encode() + b"\n"
+    return encode_json(facts)
 
 
 def error_response(error: VeniceError, status: int = 0, headers: Mapping[bytes, bytes] | None = None) -> Response:
@@ -154,11 +155,15 @@ class Metadata:
     """URLs of the workers that hold each partition, preferred first."""
 
 
-def encode_metadata(metadata: Metadata) -> bytes:
-    """The body of GET /metadata/{store}: JSON, one member per field."""
+def metadata_facts(metadata: Metadata) -> dict[str, Any]:
+    """The body of GET /metadata/{store} before it is JSON, also part of a 421: one member per field."""
     schemas = [{"id": schema.id, "schema": schema.text} for schema in metadata.value_schemas]
-    fields = {name: getattr(metadata, name) for name in Metadata.__slots__}
-    return json.dumps({**fields, "value_schemas": schemas}).encode() + b"\n"
+    return {**{name: getattr(metadata, name) for name in Metadata.__slots__}, "value_schemas": schemas}
+
+
+def encode_json(facts: Any) -> bytes:
+    """A JSON body."""
+    return json.dumps(facts, default=str).encode() + b"\n"
 
 
 def decode_metadata(body: bytes) -> Metadata:
@@ -219,42 +224,23 @@ _FOOTER = -1001
 _FOOTER_POSITION = -1_000_000
 
 _INT_MAX = 2**31 - 1
-_LONG_BYTES_MAX = 10
 
-
-def _long(value: int) -> bytes:
-    """An Avro int or long: zigzag, seven bits a byte, lowest first."""
-    rest = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
-
-
-_SHORT = tuple(_long(value) for value in range(2048))
+_SHORT = tuple(encode_long(value) for value in range(2048))
 
 
 def _natural(value: int) -> bytes:
-    return _SHORT[value] if value < 2048 else _long(value)
+    return _SHORT[value] if value < 2048 else encode_long(value)
 
 
 def _read_long(data: bytes, at: int) -> tuple[int, int]:
     """(value, offset behind it). IndexError where the data ends too early, Corrupt beyond 64 bits."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift >= 7 * _LONG_BYTES_MAX:
-            raise Corrupt("a number is longer than 64 bits", hint=_GARBAGE)
-    if value >> 64:
-        raise Corrupt("a number is longer than 64 bits", hint=_GARBAGE)
-    return (value >> 1) ^ -(value & 1), at
+    byte = data[at]
+    if byte < 0x80:
+        return (byte >> 1) ^ -(byte & 1), at + 1
+    try:
+        return decode_long(data, at)
+    except ValueError as error:
+        raise Corrupt(str(error), hint=_GARBAGE) from error
 
 
 def _read_int(data: bytes, at: int) -> tuple[int, int]:
@@ -323,13 +309,13 @@ def encode_row(position: int, value: bytes, schema_id: int) -> bytes:
 
 def encode_missing(position: int) -> bytes:
     """One missing key of a stream."""
-    return _long(-1 - position) + b"\x00" + _long(_MISSING)
+    return encode_long(-1 - position) + b"\x00" + encode_long(_MISSING)
 
 
 def encode_footer(footer: Footer) -> bytes:
     """The last record of a stream."""
-    value = _long(footer.status) + _natural(len(footer.detail)) + footer.detail + b"\x00"
-    return _long(_FOOTER_POSITION) + _natural(len(value)) + value + _long(_FOOTER)
+    value = encode_long(footer.status) + _natural(len(footer.detail)) + footer.detail + b"\x00"
+    return encode_long(_FOOTER_POSITION) + _natural(len(value)) + value + encode_long(_FOOTER)
 
 
 def decode_rows(body: bytes) -> list[Row]:

@@ -85,15 +85,14 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "metadata": wire.decode_metadata,
     "answers": lambda data: ResponseParser().feed(data),
 }
+METADATA = wire.Metadata(
+    store="s", sequence=1, version=1, partition_count=1, compression="none", key_schema="", value_schemas=(), replicas=(("u",),)
+)
 VALID = {
     "keys": wire.encode_keys([b"a", b"b" * 100]),
     "routed_keys": wire.encode_routed_key(3, b"key", 7),
     "rows": wire.encode_row(0, b"value", 1) + wire.encode_missing(1) + wire.encode_footer(wire.Footer(200)),
-    "metadata": wire.encode_metadata(
-        wire.Metadata(
-            store="s", sequence=1, version=1, partition_count=1, compression="none", key_schema="", value_schemas=(), replicas=(("u",),)
-        )
-    ),
+    "metadata": wire.encode_json(wire.metadata_facts(METADATA)),
     "answers": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-VENICE-SCHEMA-ID: 1\r\n\r\nok",
 }
 

@@ -32,7 +32,7 @@ BODIES: dict[str, bytes] = {
     "failed_stream": wire.encode_row(0, b"value", 1) + wire.encode_footer(FOOTER),
 }
 TEXTS: dict[str, bytes] = {
-    "metadata": wire.encode_metadata(METADATA),
+    "metadata": wire.encode_json(wire.metadata_facts(METADATA)),
     "error": wire.error_json(Unavailable("no replica", hint="try again", store="flights")),
     "get_request": render_request(
         Request(b"GET", b"/storage/flights/Ag?f=b64", Headers({**wire.COMMON, wire.CATALOG_SEQUENCE: b"42"})), b"127.0.0.1:7071"
