@@ -21,6 +21,7 @@ from venice.config import Settings
 from venice.control.catalog import Catalog, CatalogTail
 from venice.control.encoding import to_json
 from venice.errors import Conflict, VeniceError
+from venice.leaders import Led, LeaderSet, Merged
 from venice.log import Entry, Log
 from venice.log.open import open_log
 from venice.model import VersionStatus, Worker, WorkerReport
@@ -85,6 +86,7 @@ class WorkerRuntime:
             ids=lambda: secrets.token_hex(8),
             grace_s=settings.retire_grace_s,
         )
+        self._leaders = LeaderSet(self._replicas, self._log, clock=self._clock, sessions=lambda: secrets.randbelow(2**63 - 1) + 1)
         self._tail.subscribe(self._want)
         self._tail.start()
         handler = WorkerHandler(lambda: self._tail.catalog, lambda: self._replicas.open, on_corrupt=self._replicas.condemn)
@@ -107,6 +109,18 @@ class WorkerRuntime:
         """As `ReplicaSet.fold`."""
         return self._replicas.fold(name, entries)
 
+    def poll_real_time(self) -> list[tuple[str, int, list[Entry]]]:
+        """As `LeaderSet.poll`."""
+        return self._leaders.poll()
+
+    def merge(self, name: str, region: int, entries: list[Entry]) -> Merged | None:
+        """As `LeaderSet.merge`."""
+        return self._leaders.merge(name, region, entries)
+
+    def append(self, merged: Merged) -> None:
+        """As `LeaderSet.append`."""
+        self._leaders.append(merged)
+
     @property
     def open(self) -> OpenVersions:
         """What this worker can serve now."""
@@ -120,19 +134,29 @@ class WorkerRuntime:
         for thread in self._threads:
             thread.join()
         self._tail.close()
+        self._leaders.close()
         self._replicas.close()
         self._log.close()
         log_event("worker_stopped", worker=self.id)
 
     def _want(self, catalog: Catalog) -> None:
         wanted: list[Wanted] = []
+        led: list[Led] = []
+        region = catalog.regions.get(self.settings.region)
         for (name, number), assignment in catalog.assignments.items():
             store = catalog.stores.get(name)
             version = store.version(number) if store is not None else None
             if version is None or version.snapshot is None or version.status not in _HELD:
                 continue
             wanted.extend(Wanted(name, version, partition) for partition, ids in enumerate(assignment.replicas) if self.id in ids)
+            if region is not None:
+                led.extend(
+                    Led(name, version, partition, leader.term, region.id)
+                    for partition, leader in enumerate(assignment.leaders)
+                    if leader is not None and leader.worker == self.id
+                )
         self._replicas.want(wanted)
+        self._leaders.want(led)
 
     def _report(self) -> None:
         while not self.stopping.is_set():

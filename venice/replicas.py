@@ -53,6 +53,8 @@ class _Replica:
     state: ReplicaState = ReplicaState.ATTACHING
     attaching: Future[PartitionStorage] | None = None
     fold: ReplicaFold | None = None
+    target: int = 0
+    """Version-topic offset to fold up to before a replica of a hybrid version is ready: where the topic ended when it was opened."""
     error: str = ""
     retry_at_s: float = 0.0
     retire_at_s: float | None = None
@@ -156,7 +158,16 @@ class ReplicaSet:
             replica = self._replicas.get(name)
             if replica is None or replica.fold is None:
                 return 0
-            return replica.fold.fold(entries)
+            applied = replica.fold.fold(entries)
+            if replica.state is ReplicaState.FOLLOWING and _is_ready(replica, replica.fold):
+                replica.state = ReplicaState.READY
+                self._publish()
+            return applied
+
+    def fold_of(self, name: str) -> ReplicaFold | None:
+        """The fold of a replica that is attached, ready or not. For the thread that polls and folds."""
+        replica = self._replicas.get(name)
+        return replica.fold if replica is not None and replica.retire_at_s is None else None
 
     def reports(self) -> tuple[ReplicaReport, ...]:
         """The state of every wanted replica. From any thread."""
@@ -254,7 +265,8 @@ class ReplicaSet:
         except Exception as error:  # noqa: BLE001 - whatever ails one replica must not stop the others of this process
             self._fail(replica, f"{type(error).__name__}: {error}", now_s)
         else:
-            replica.state = ReplicaState.READY
+            replica.target = self._log.end_offset(topic, replica.wanted.partition)
+            replica.state = ReplicaState.READY if _is_ready(replica, replica.fold) else ReplicaState.FOLLOWING
             log_event("replica_ready", replica=replica.wanted.name, rows=storage.row_count)
 
     def _fail(self, replica: _Replica, error: str, now_s: float) -> None:
@@ -303,6 +315,17 @@ class ReplicaSet:
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ready(replica: _Replica, fold: ReplicaFold) -> bool:
+    """Whether a replica may serve: a batch replica once it is attached; a hybrid one once a leader has said it caught up and the
+    replica has folded what was there when it was opened. Ready once is ready for the replica's life: a new leader's catching up
+    delays freshness, not reads."""
+    hybrid = replica.wanted.version.hybrid
+    if hybrid is None:
+        return True
+    position = fold.storage.position
+    return position.caught_up_session != 0 and position.next_offset >= replica.target - hybrid.lag_records_max
 
 
 def _report(replica: _Replica) -> ReplicaReport:

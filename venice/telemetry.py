@@ -39,6 +39,10 @@ EventName = Literal[
     "replica_ready",
     "replica_failed",  # see `reason`; tried again after a pause
     "replica_retired",
+    # Leaders, said by the worker that leads.
+    "leader_started",  # its session was accepted; it merges from here on
+    "leader_fenced",  # another session was accepted after it
+    "leader_failed",  # the log did not take its records; a new session merges them again
 ]
 
 _LEVELS: Final[Mapping[EventName, str]] = {
@@ -47,6 +51,8 @@ _LEVELS: Final[Mapping[EventName, str]] = {
     "version_failed": "warning",
     "version_killed": "warning",
     "replica_failed": "error",
+    "leader_fenced": "warning",
+    "leader_failed": "warning",
 }
 """How bad an event is, where it is not plain information."""
 
