@@ -21,7 +21,7 @@ from venice.config import Settings
 from venice.control.catalog import Catalog, CatalogTail
 from venice.control.encoding import to_json
 from venice.errors import Conflict, VeniceError
-from venice.leaders import Led, LeaderSet, Merged
+from venice.leaders import LeaderSet, Led, Merged
 from venice.log import Entry, Log
 from venice.log.open import open_log
 from venice.model import VersionStatus, Worker, WorkerReport

@@ -12,7 +12,7 @@ import pytest
 from replica_bench import PARTITIONS, Bench
 
 from venice.clock import SystemClock
-from venice.leaders import Led, LeaderSet
+from venice.leaders import LeaderSet, Led
 from venice.model import HybridConfig, ReplicaState, StartOffset, Version
 from venice.naming import real_time_topic
 from venice.record import Kind, Origin, Record, encode
@@ -93,7 +93,7 @@ def test_a_hybrid_version_is_ready_when_its_leader_has_caught_up(bench: Bench) -
 
 def test_real_time_writes_are_merged_over_the_snapshot(bench: Bench) -> None:
     worker = Worker(bench)
-    version = hybrid(bench, 1, {key: b"batch" for key in KEYS})
+    version = hybrid(bench, 1, dict.fromkeys(KEYS, b"batch"))
     bench.want(version)
     worker.lead(version, term=1)
     for key in KEYS[:10]:
@@ -108,7 +108,7 @@ def test_real_time_writes_are_merged_over_the_snapshot(bench: Bench) -> None:
 
 def test_a_new_version_replays_the_stream_from_its_start_offsets(bench: Bench) -> None:
     worker = Worker(bench)
-    first, second = hybrid(bench, 1, {}), hybrid(bench, 2, {key: b"second" for key in KEYS})
+    first, second = hybrid(bench, 1, {}), hybrid(bench, 2, dict.fromkeys(KEYS, b"second"))
     bench.want(first, second)
     for key in KEYS:
         write(bench, key, b"streamed", 100)
