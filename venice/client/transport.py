@@ -1,0 +1,275 @@
+"""HTTP over kept-alive sockets, for threads: what carries the requests of a remote client to its server.
+
+Read path: client → **transport** → wire → router → worker → storage. `transport_async.py` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Self
+from urllib.parse import urlsplit
+
+from venice.clock import Clock
+from venice.errors import InvalidRequest, Unavailable, VeniceError
+from venice.message import Request, Response, ResponseParser, render_request
+
+RECEIVED_MAX = 64 * 1024
+"""Bytes taken from a socket at a time."""
+IDLE_MAX = 32
+"""Connections kept for later; more may be open at one time."""
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a server's URL.
+
+    Raises:
+        InvalidRequest: It is not `http://HOST:PORT`.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host, port = None, 0
+    if not host or parts.scheme != "http" or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise InvalidRequest(f"{url!r} is not the URL of a server", hint="give http://HOST:PORT, for example http://127.0.0.1:7071")
+    return host, port
+
+
+def host_of(host: str, port: int) -> bytes:
+    """What the Host header says."""
+    return f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode("idna" if not host.isascii() else "ascii")
+
+
+def unreachable(url: str, error: OSError, timeout_s: float) -> Unavailable:
+    """The error for a connection that failed."""
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{url} did not answer within {timeout_s:g} s", hint="try again, or allow more time with timeout_s", url=url)
+    if isinstance(error, ConnectionRefusedError):
+        return Unavailable(f"nothing listens at {url}", hint="start Venice there (`venice up`), or correct the URL", url=url)
+    return Unavailable(f"{url} cannot be reached: {error}", hint="check the URL and the network, then try again", url=url)
+
+
+def cut(url: str) -> Unavailable:
+    """The error for a connection that ended before the answer did."""
+    return Unavailable(f"{url} closed the connection before its answer was complete", hint="try again", url=url)
+
+
+def keeps(answer: Response) -> bool:
+    """Whether the connection may carry another request after this answer."""
+    return answer.headers.get(b"connection", b"").lower() != b"close"
+
+
+class _Connection:
+    """One connection: one request at a time."""
+
+    __slots__ = ("parser", "socket")
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self.parser = ResponseParser()
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send `data`; the first bytes that come back, none if the server has closed."""
+        self.socket.sendall(data)
+        return self.socket.recv(RECEIVED_MAX)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Body:
+    """An answer's body in pieces, as they arrive. Close it: what is not read to its end costs the connection."""
+
+    def __init__(self, transport: SocketTransport, connection: _Connection, answers: list[Response]) -> None:
+        self._transport = transport
+        self._connection: _Connection | None = connection
+        self._answers = answers
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        while self._connection is not None:
+            part = self._next(self._connection)
+            if part:
+                return part
+        raise StopIteration
+
+    def _next(self, connection: _Connection) -> bytes:
+        if self._answers:
+            self._connection = None
+            self._transport.give_back(connection, self._answers)
+            return self._answers[0].body
+        part = connection.parser.drain()
+        if not part:
+            try:
+                self._answers = self._transport.feed(connection, self._transport.receive(connection))
+            except BaseException:
+                self.close()
+                raise
+        return part
+
+    def close(self) -> None:
+        """Give up what has not arrived. Closing again does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class SocketTransport:
+    """Carries requests to one server over a pool of connections; safe to share: a thread never waits for another.
+
+    Args:
+        url: `http://HOST:PORT`.
+        timeout_s: How long to wait for a connection, for an answer to begin, and for all of it to arrive; in a stream, for
+            each piece.
+        clock: Measures the waiting.
+
+    Raises:
+        InvalidRequest: The URL is not one.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, clock: Clock) -> None:
+        self._address = address_of(url)
+        self._host = host_of(*self._address)
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._idle: list[_Connection] = []
+        self._process = os.getpid()
+        self._closed = False
+        self.url = url
+
+    def send(self, request: Request) -> Response:
+        """The whole answer.
+
+        Raises:
+            Unavailable: No whole answer came in time.
+            Corrupt: What came is not HTTP.
+            InvalidRequest: The transport is closed.
+        """
+        connection, data = self._begin(request)
+        try:
+            answers = connection.parser.feed(data)
+            if not answers:
+                answers = self._rest(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self.give_back(connection, answers)
+        return answers[0]
+
+    def stream(self, request: Request) -> tuple[Response, Body]:
+        """Status and headers with an empty body, and the body in pieces as they arrive. Raises as `send`, as does the body."""
+        connection, data = self._begin(request)
+        try:
+            answers = self.feed(connection, data)
+            while not answers and not connection.parser.status:
+                answers = self.feed(connection, self.receive(connection))
+        except BaseException:
+            connection.close()
+            raise
+        return Response(connection.parser.status, connection.parser.headers), Body(self, connection, answers)
+
+    def close(self) -> None:
+        """Close what is idle now, and the rest when it is given back. Closing again does nothing."""
+        self._closed = True
+        self._drop_idle()
+
+    # For the bodies.
+
+    def give_back(self, connection: _Connection, answers: list[Response]) -> None:
+        """Keep a connection whose answer is complete."""
+        if len(answers) == 1 and keeps(answers[0]) and len(self._idle) < IDLE_MAX and not self._closed:
+            self._idle.append(connection)
+            if self._closed:
+                self._drop_idle()  # `close` came in between
+        else:
+            connection.close()
+
+    def receive(self, connection: _Connection) -> bytes:
+        """More of an answer under way."""
+        try:
+            data = connection.socket.recv(RECEIVED_MAX)
+        except OSError as error:
+            raise unreachable(self.url, error, self._timeout_s) from error
+        if not data:
+            raise cut(self.url)
+        return data
+
+    def feed(self, connection: _Connection, data: bytes) -> list[Response]:
+        return connection.parser.feed(data)
+
+    # Connections.
+
+    def _begin(self, request: Request) -> tuple[_Connection, bytes]:
+        """Send a request: the connection it went out on, and the first bytes of the answer."""
+        data = render_request(request, self._host)
+        if self._closed:
+            raise closed(self.url)
+        if self._process != os.getpid():
+            # A fork has copied the sockets: whatever one process reads, the other does not.
+            self._process = os.getpid()
+            self._drop_idle()
+        try:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._begin_fresh(data)
+            try:
+                first = connection.exchange(data)
+            except ConnectionError:
+                first = b""
+            except BaseException:
+                connection.close()
+                raise
+            if first:
+                return connection, first
+            # The server has closed a kept connection, as it may; the others are hardly better.
+            connection.close()
+            self._drop_idle()
+            return self._begin_fresh(data)
+        except OSError as error:
+            raise unreachable(self.url, error, self._timeout_s) from error
+
+    def _begin_fresh(self, data: bytes) -> tuple[_Connection, bytes]:
+        opened = socket.create_connection(self._address, self._timeout_s)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = _Connection(opened)
+        try:
+            first = connection.exchange(data)
+            if not first:
+                raise cut(self.url)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, first
+
+    def _rest(self, connection: _Connection) -> list[Response]:
+        """The answers once the one under way is complete."""
+        deadline_s = self._clock.monotonic_s() + self._timeout_s
+        answers: list[Response] = []
+        while not answers:
+            left_s = deadline_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                raise unreachable(self.url, TimeoutError(), self._timeout_s)
+            connection.socket.settimeout(left_s)
+            answers = connection.parser.feed(self.receive(connection))
+        connection.socket.settimeout(self._timeout_s)
+        return answers
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return  # another thread has just taken it
+            connection.close()
+
+
+def closed(url: str) -> VeniceError:
+    """The error for a call on a closed client."""
+    return InvalidRequest(f"the client of {url} is closed", hint="open a new one")
