@@ -87,8 +87,9 @@ class WorkerRuntime:
             grace_s=settings.retire_grace_s,
         )
         self._leaders = LeaderSet(self._replicas, self._log, clock=self._clock, sessions=lambda: secrets.randbelow(2**63 - 1) + 1)
-        self._tail.subscribe(self._want)
         self._tail.start()
+        self._want(self._tail.catalog)
+        self._tail.subscribe(self._want)
         handler = WorkerHandler(lambda: self._tail.catalog, lambda: self._replicas.open, on_corrupt=self._replicas.condemn)
         self._server = HttpServer(handler.handle, settings.worker_host, settings.worker_port + self.index)
         self._server.start()
