@@ -9,14 +9,17 @@ silence refused. Works on plain `bytes`; a codec is immutable and safe to share 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
+from venice.errors import Incompatible
+from venice.schema.compatibility import find_misfit
 from venice.schema.copying import generate_copier
 from venice.schema.decoding import generate_decoder
 from venice.schema.fast_encoding import generate_encoder
+from venice.schema.matching import Matcher
 from venice.schema.parsing import parse
-from venice.schema.types import Schema
+from venice.schema.types import Schema, describe
 
 _SCHEMAS_MAX = 256
 """Schemas whose generated functions are kept; generating one takes about a millisecond."""
@@ -67,6 +70,10 @@ class Codec:
         setattr(self, name, function)
         return function
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Generated functions do not pickle; the text they came from does.
+        return partial(Codec, sort_maps=self._sort_maps), (self.schema_json,)
+
     def __repr__(self) -> str:
         return f"Codec({self.schema_json!r})"
 
@@ -91,6 +98,13 @@ def reader(writer_schema: str, reader_schema: str) -> Decode:
     writer, wanted = _parse(writer_schema), _parse(reader_schema)
     if writer.root == wanted.root:
         return _decode(writer_schema, False)
+    if not Matcher(writer, wanted).resolvable(writer.root, wanted.root):
+        path, reason = find_misfit(writer, wanted) or ("", "no value of the one is a value of the other")
+        raise Incompatible(
+            f"{describe(writer.root)} cannot be read as {describe(wanted.root)}{' at ' + path if path else ''}: {reason}",
+            hint="read with the schema it was written with, or one compatible with it",
+            path=path,
+        )
     return generate_decoder(writer, wanted, whole=True)
 
 

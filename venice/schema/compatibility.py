@@ -10,7 +10,7 @@ the path of what is wrong (the checker loses it inside unions) and refuses what 
 
 from __future__ import annotations
 
-from venice.schema.matching import PROMOTIONS, same_name, writer_field
+from venice.schema.matching import PROMOTIONS, match_fields, same_name
 from venice.schema.types import (
     Array,
     EnumType,
@@ -129,8 +129,7 @@ class _Walk:
         if pair in self._seen:
             return
         self._seen.add(pair)
-        for field in reader.fields:
-            source = writer_field(writer, field)
+        for field, source in match_fields(writer, reader):
             if source is not None:
                 self._check_inside(f".{field.name}", source.type, field.type)
             elif field.default is None:

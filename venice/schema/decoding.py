@@ -24,7 +24,7 @@ from venice.schema.decoding_steps import (
 )
 from venice.schema.defaults import default_bytes
 from venice.schema.logical import FROM_AVRO, decimal_reader
-from venice.schema.matching import PROMOTIONS, Matcher, writer_field
+from venice.schema.matching import PROMOTIONS, Matcher, match_fields
 from venice.schema.source import DEPTH_MAX, Source
 from venice.schema.types import (
     Array,
@@ -315,7 +315,7 @@ class _Generator:
         return value
 
     def _record(self, writer: Record, reader: Record) -> str:
-        targets = {source.name: field for field in reader.fields if (source := writer_field(writer, field)) is not None}
+        targets = {source.name: field for field, source in match_fields(writer, reader) if source is not None}
         values: dict[str, str] = {}
         for plain, run in groupby(writer.fields, lambda f: self._is_plain(f, targets.get(f.name))):
             fields = list(run)

@@ -18,6 +18,7 @@ ordinary Python classes and hands everything else to this module, which also fin
 from __future__ import annotations
 
 import array
+import reprlib
 import struct
 from collections.abc import Mapping
 from operator import itemgetter
@@ -50,7 +51,8 @@ FLOAT_INTEGER_MAX: Final = 1 << 24
 """Beyond it a 32-bit float skips integers."""
 DOUBLE_INTEGER_MAX: Final = 1 << 53
 """Beyond it a 64-bit float skips integers."""
-_EXCERPT: Final = 60
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 class Unfit(Exception):
@@ -82,6 +84,11 @@ def encode(schema: Schema, value: Any, *, sort_maps: bool = False) -> bytes:
         ) from error
     except RecursionError as error:
         raise InvalidRequest(f"value of {describe(schema.root)} is nested too deeply", hint="flatten the value") from error
+    except Exception as error:  # whatever the methods of a foreign class raise
+        raise InvalidRequest(
+            f"value of {describe(schema.root)} cannot be looked at: {type(error).__name__}: {error}",
+            hint="pass plain Python values: dict, list, str, int, float, bytes",
+        ) from error
 
 
 def choose_branch(schema: Schema, union: Union, value: Any) -> tuple[int, Any]:
@@ -94,9 +101,11 @@ def choose_branch(schema: Schema, union: Union, value: Any) -> tuple[int, Any]:
 
 
 def _reject(node: Type, value: Any, reason: str = "") -> NoReturn:
-    text = repr(value)
-    shown = text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
-    raise Unfit(f"expected {describe(node)}, got {type(value).__name__} {shown}" + (f": {reason}" if reason else ""))
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python refuses to print
+        text = ""
+    raise Unfit(f"expected {describe(node)}, got {type(value).__name__} {text}".rstrip() + (f": {reason}" if reason else ""))
 
 
 class _Walk:

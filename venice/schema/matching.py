@@ -17,13 +17,14 @@ def same_name(writer: str, reader: str, aliases: tuple[str, ...]) -> bool:
     return short_name(writer) == short_name(reader) or writer in aliases or short_name(writer) in map(short_name, aliases)
 
 
-def writer_field(writer: Record, field: Field) -> Field | None:
-    """The writer's field that the reader's `field` takes its value from, or None."""
-    by_name = {f.name: f for f in writer.fields}
-    for name in (field.name, *field.aliases):
-        if name in by_name:
-            return by_name[name]
-    return None
+def match_fields(writer: Record, reader: Record) -> list[tuple[Field, Field | None]]:
+    """Each field of the reader with the writer's field that it takes its value from, by name or else by alias."""
+    by_name = {field.name: field for field in writer.fields}
+    pairs = []
+    for field in reader.fields:
+        names = (name for name in (field.name, *field.aliases) if name in by_name)
+        pairs.append((field, by_name.get(next(names, ""))))
+    return pairs
 
 
 class Matcher:
@@ -62,8 +63,7 @@ class Matcher:
             self._records[pair] = True  # within itself a record is taken to match; the outermost answer decides
             self._records[pair] = all(
                 field.default is not None if source is None else self.resolvable(source.type, field.type)
-                for field in reader.fields
-                for source in (writer_field(writer, field),)
+                for field, source in match_fields(writer, reader)
             )
         return self._records[pair]
 

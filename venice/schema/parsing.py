@@ -37,6 +37,8 @@ from venice.schema.types import (
 TEXT_BYTES_MAX: Final = 1 << 20
 DEPTH_MAX: Final = 64
 """Deepest nesting of types in one schema; generated code and its readers recurse as deep."""
+FIELDS_MAX: Final = 2000
+"""Most fields in one record: the compatibility checker takes time by their square."""
 DECIMAL_PRECISION_MAX: Final = 1000
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -177,6 +179,8 @@ class _Parser:
         fields = node.get("fields")
         if not isinstance(fields, list):
             _fail(place, f"record {full} without a list of 'fields'")
+        if len(fields) > FIELDS_MAX:
+            _fail(full, f"{len(fields)} fields, and a record may have {FIELDS_MAX}")
         self._open.add(full)
         parsed = tuple(self._field(f, inside, full, i, depth) for i, f in enumerate(fields))
         name, count = max(Counter(f.name for f in parsed).items(), key=itemgetter(1), default=("", 0))

@@ -20,6 +20,7 @@ class Source:
         self.depth = 0
         self._lines: list[str] = []
         self._globals: dict[str, Any] = {}
+        self._shared: dict[int, str] = {}
         self._used = 0
 
     def line(self, text: str) -> None:
@@ -41,11 +42,10 @@ class Source:
 
     def share(self, value: Any, stem: str) -> str:
         """The name under which the lines reach `value`."""
-        for name, known in self._globals.items():
-            if known is value:
-                return name
-        name = self.fresh(stem)
-        self._globals[name] = value
+        name = self._shared.get(id(value))  # the globals keep the object, so its id stays its own
+        if name is None:
+            name = self._shared[id(value)] = self.fresh(stem)
+            self._globals[name] = value
         return name
 
     def compile(self, entry: str) -> Any:

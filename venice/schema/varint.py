@@ -20,7 +20,7 @@ def encode_long(value: int) -> bytes:
     if rest < 0x20_0000:
         return bytes((rest & 0x7F | 0x80, rest >> 7 & 0x7F | 0x80, rest >> 14))
     if rest >= 1 << 64:
-        raise OverflowError(f"{value} is outside the 64-bit range")
+        raise OverflowError("outside the 64-bit range")
     out = bytearray()
     while rest > 0x7F:
         out.append(rest & 0x7F | 0x80)
@@ -36,7 +36,7 @@ def encode_int(value: int) -> bytes:
         OverflowError: Outside the 32-bit range.
     """
     if not -INT_MAX - 1 <= value <= INT_MAX:
-        raise OverflowError(f"{value} is outside the 32-bit range")
+        raise OverflowError("outside the 32-bit range")
     return encode_long(value)
 
 
