@@ -1,7 +1,7 @@
 # `make` lists the targets. Every one of them sets up first, so on a clean clone nothing else has to be typed.
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PYTHON := .venv/bin/python
+IN_VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart check test bench clean
@@ -13,7 +13,7 @@ setup: ## make ./.venv with everything at the pinned versions; quick when nothin
 	@bash .ci/setup
 
 quickstart: setup ## push real data, read it, swap versions under a reader, roll back, query it: about a minute
-	@$(PYTHON) -m venice.quickstart
+	@$(IN_VENV) -m venice.quickstart
 
 check: setup ## ruff, its format, mypy --strict, the import contract
 	@ruff check .
@@ -22,10 +22,10 @@ check: setup ## ruff, its format, mypy --strict, the import contract
 	@lint-imports --no-cache
 
 test: setup ## all tests; no network needed
-	@$(PYTHON) -m pytest
+	@$(IN_VENV) -m pytest
 
 bench: setup ## benchmarks of docs/performance.md, as ratios within one run; needs redis-server and wrk for the comparisons
-	@set -e; for bench in tests/bench/bench_*.py; do $(PYTHON) $$bench; done
+	@set -e; for bench in tests/bench/bench_*.py; do $(IN_VENV) $$bench; done
 
 clean: ## remove .venv and what the tools left
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
