@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 from rocksdict import SstFileWriter
@@ -23,7 +24,7 @@ from venice.storage.tuning import sorted_file_writer, translated
 
 _READ_BYTES = 4 * 1024 * 1024
 """Read and hashed at a time: long enough for other threads to get the interpreter meanwhile."""
-_HASH_ROWS = 8192
+_HASH_ROWS = 4096
 """Rows after which a writer hashes what has reached its file."""
 
 
@@ -36,7 +37,7 @@ class PartitionWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows = self._rows_hashed = 0
+        self._rows = self._unhashed = 0
         self._min_key = self._max_key = b""
         self._hash = sha256()
         self._writer: SstFileWriter = sorted_file_writer()
@@ -57,16 +58,15 @@ class PartitionWriter:
         """
         if not keys:
             return
-        writer = self._writer
-        with disk_errors(self._path):
-            for key, value in zip(keys, stored, strict=True):
-                writer[key] = value
+        values = iter(stored)
+        for start in range(0, len(keys), _HASH_ROWS):
+            chunk = keys[start : start + _HASH_ROWS]
+            self._put_chunk(chunk, islice(values, len(chunk)))
+        assert next(values, None) is None, "a value for each key, and no more"
         if not self._rows:
             self._min_key = keys[0]
         self._max_key = keys[-1]
         self._rows += len(keys)
-        if self._rows - self._rows_hashed >= _HASH_ROWS:
-            self._hash_written()
 
     def finish(self, partition: int, kind: FileKind = FileKind.VALUES) -> PartitionFile:
         """Complete the file, on disk to stay, and say what it is.
@@ -99,12 +99,21 @@ class PartitionWriter:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
+    def _put_chunk(self, keys: Sequence[bytes], stored: Iterable[bytes]) -> None:
+        writer = self._writer
+        with disk_errors(self._path):
+            for key, value in zip(keys, stored, strict=True):
+                writer[key] = value
+            self._unhashed += len(keys)
+            if self._unhashed >= _HASH_ROWS:
+                self._hash_written()
+
     def _hash_written(self) -> None:
-        # RocksDB only appends, and drops the file from the page cache when it finishes it: hashing what was just
-        # written saves reading everything from disk again.
+        # RocksDB only appends, and drops from the page cache what it has written: hashing that at once saves reading
+        # everything from disk again.
         while chunk := self._file.read(_READ_BYTES):
             self._hash.update(chunk)
-        self._rows_hashed = self._rows
+        self._unhashed = 0
 
 
 def seal(folder: Path, manifest: Manifest) -> SnapshotRef:

@@ -33,7 +33,7 @@ def open_rocks(folder: Path, *, create: bool = False) -> Rdict:
         Full: The disk is full.
     """
     families = {
-        METADATA: _family_options(buffer_mib=16, filter_last_level=True),
+        METADATA: _family_options(buffer_mib=8, filter_last_level=True),
         META: _family_options(buffer_mib=1, filter_last_level=False),
     }
     try:
@@ -71,7 +71,7 @@ def translated(error: Exception, folder: Path) -> VeniceError:
 
 
 def _directory_options(*, create: bool) -> Options:
-    options = _family_options(buffer_mib=32, filter_last_level=False)
+    options = _family_options(buffer_mib=16, filter_last_level=False)
     options.create_if_missing(create)
     options.create_missing_column_families(create)
     # A process holds hundreds of replicas: none of them may log, dump statistics or reserve disk by itself.
@@ -90,6 +90,7 @@ def _directory_options(*, create: bool) -> Options:
 
 def _family_options(*, buffer_mib: int, filter_last_level: bool) -> Options:
     options = _table_options(filters=True)
+    # Small buffers stay in the caches of the processor, and hundreds of replicas have one each.
     options.set_write_buffer_size(buffer_mib * _MIB)
     # The last level holds what was attached, without filters; newer levels are mostly asked for keys they do not have.
     options.set_optimize_filters_for_hits(not filter_last_level)
