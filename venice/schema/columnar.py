@@ -208,8 +208,10 @@ class _Rows:
                 out.append(self._encode(value if self._convert is None else self._convert(value)))
             except InvalidRequest as error:
                 assert self._column.position is not None
-                name = batch.schema.names[self._column.position]
-                raise _refusal(name, WrongValues(error.message, np.array([row]))) from error
+                wrong = WrongValues(error.data.get("reason", error.message), np.array([row]))
+                path = error.data.get("path", "")
+                wrong.path = path if path.startswith("[") or not path else f".{path}"
+                raise _refusal(batch.schema.names[self._column.position], wrong) from error
         return pa.array(out, pa.binary())
 
 

@@ -81,6 +81,7 @@ def encode(schema: Schema, value: Any, *, sort_maps: bool = False) -> bytes:
             f"value does not fit {describe(schema.root)}{where}: {error.reason}",
             hint="correct the value, or register a schema that takes it",
             path=error.path.lstrip("."),
+            reason=error.reason,
         ) from error
     except RecursionError as error:
         raise InvalidRequest(f"value of {describe(schema.root)} is nested too deeply", hint="flatten the value") from error

@@ -99,14 +99,14 @@ def _tidy(text: str) -> str:
 def _check_readable(writer: Schema, reader: Schema, problem: str) -> None:
     misfit = find_misfit(writer, reader)
     if misfit is None:
-        misfit = _ask_avro(writer, reader)
+        misfit = ask_avro(writer, reader)
     if misfit is not None:
         path, reason = misfit
         where = f"at {path}: " if path else ""
         raise Incompatible(f"{problem}: {where}{reason}", hint=_HINT, path=path)
 
 
-def _ask_avro(writer: Schema, reader: Schema) -> tuple[str, str] | None:
+def ask_avro(writer: Schema, reader: Schema) -> tuple[str, str] | None:
     """The Apache library's verdict on the bare schemas: (location, messages) or None."""
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
     result = checker.get_compatibility(
