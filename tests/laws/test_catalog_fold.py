@@ -139,6 +139,33 @@ def test_a_record_of_another_session_changes_nothing(payloads: list[bytes], rng:
         assert replace(after, sequence=catalog.sequence) == catalog
 
 
+@given(histories(), entities, st.integers(-2, 2), st.integers(-2, 2))
+def test_a_record_counts_only_without_holes_and_from_what_it_replaces(
+    payloads: list[bytes], entity: Entity, ahead: int, moved: int
+) -> None:
+    catalog = fold_all(Catalog(), entries([encode_declaration(term=9, session=9, now_ms=0), *payloads]))
+    position, sequence = catalog.position(entity_key(entity)) + moved, catalog.session_sequence + 1 + ahead
+    if position < 0 or sequence < 0:
+        return
+    payload = encode_entity(entity, term=9, session=9, sequence=sequence, position=position, now_ms=0)
+    after = fold(catalog, Entry(CATALOG_TOPIC, 0, catalog.sequence, 0, payload))
+    if ahead or moved:
+        assert replace(after, sequence=catalog.sequence) == catalog
+    elif not isinstance(entity, Assignment):
+        assert after.position(entity_key(entity)) == after.sequence
+
+
+@given(histories(), st.integers(0, 4))
+def test_only_a_higher_term_takes_over(payloads: list[bytes], term: int) -> None:
+    catalog = fold_all(Catalog(), entries(payloads))
+    declaration = encode_declaration(term=term, session=77, now_ms=0)
+    after = fold(catalog, Entry(CATALOG_TOPIC, 0, catalog.sequence, 0, declaration))
+    if term > catalog.term:
+        assert (after.term, after.session, after.session_sequence) == (term, 77, 0)
+    else:
+        assert replace(after, sequence=catalog.sequence) == catalog
+
+
 @given(st.binary(max_size=80))
 def test_garbage_is_corrupt_and_names_its_offset(payload: bytes) -> None:
     with pytest.raises(Corrupt, match="catalog record 7"):

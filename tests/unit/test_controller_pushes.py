@@ -10,6 +10,7 @@ import pytest
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push, write_snapshot
 
 from venice.clock import ManualClock
+from venice.control import topics
 from venice.control.controller import Controller
 from venice.errors import Conflict, Corrupt, Fenced, InvalidRequest, NotFound, Unavailable
 from venice.log.sqlite import SqliteLog
@@ -196,6 +197,25 @@ def test_what_is_sealed_must_be_what_was_written(controller: Controller, workers
     sequence = controller.catalog.sequence
     controller.seal("s", 1, **good)  # type: ignore[arg-type]
     assert controller.catalog.sequence == sequence, "sealing it again does nothing"
+
+
+def test_a_seal_repeated_after_a_crash_begins_each_topic_once(controller: Controller, workers: Workers, log: SqliteLog) -> None:
+    grant = controller.create_version("s", push_id="p")
+    # As a controller leaves it that dies between two appends of a seal.
+    topics.begin(log, "s", controller.get_version("s", 1).version, 0)
+    seal_push(controller, grant)
+    assert [log.end_offset("s_v1", partition) for partition in range(3)] == [1, 1, 1]
+
+
+def test_a_number_left_unused_by_a_crash_gets_an_empty_topic(controller: Controller, log: SqliteLog) -> None:
+    left = log.create_topic("s_v1", 5)
+    controller.create_version("s", push_id="p")
+    assert (log.partitions("s_v1"), log.topic_id("s_v1") != left) == (3, True)
+    controller.kill("s", 1)
+    left = log.create_topic("s_v2", 3)
+    log.append("s_v2", 0, [b"old"])
+    controller.create_version("s", push_id="q")
+    assert (log.end_offset("s_v2", 0), log.topic_id("s_v2") != left) == (0, True)
 
 
 def test_the_slower_attempt_does_not_replace_the_sealed_one(controller: Controller, workers: Workers) -> None:
