@@ -74,7 +74,8 @@ def placements(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assig
                     members,
                     before.replicas if before is not None else (),
                 )
-                changed.append(Assignment(store=store.name, version=version.number, replicas=replicas))
+                made = before if before is not None else Assignment(store=store.name, version=version.number, replicas=())
+                changed.append(replace(made, replicas=replicas))
     return changed
 
 
