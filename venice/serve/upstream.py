@@ -1,0 +1,183 @@
+"""The router's connections to one worker: kept alive, pipelined, opened when needed.
+
+Read path: client → router → **upstream** → worker.
+
+A request whose connection dies before its whole answer is there fails as `Unavailable`; part of an answer never comes out.
+Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from typing import cast
+from urllib.parse import urlsplit
+
+from venice.errors import Corrupt, Unavailable
+from venice.message import Response, ResponseParser
+
+_BUSY = 8
+"""Requests waiting on the least busy connection before another one is opened."""
+_REST_S = 0.1
+"""A worker that could not be reached counts as heavily loaded for so long."""
+_HEAVY = 1_000_000
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: requests go out as they come, answers belong to them in order."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._parser = ResponseParser()
+        self._waiting: deque[tuple[asyncio.Future[Response], float]] = deque()
+        """Futures of the answers to come, with the loop time by which each must be there."""
+        self._transport: asyncio.Transport
+        self.closing = False
+        """Closed, or about to be: takes no more requests."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def send(self, request: bytes, deadline: float) -> asyncio.Future[Response]:
+        answer: asyncio.Future[Response] = self._upstream.loop.create_future()
+        self._waiting.append((answer, deadline))
+        self._transport.write(request)
+        return answer
+
+    def check(self, now: float) -> None:
+        """Give the connection up if its oldest request has waited too long."""
+        if self._waiting and self._waiting[0][1] < now:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close when the answers under way are there."""
+        self.closing = True
+        if not self._waiting:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            answers = self._parser.feed(data)
+        except Corrupt:
+            self._transport.abort()
+            return
+        for answer in answers:
+            if not self._waiting:
+                self._transport.abort()  # an answer that nobody has asked for: the order is lost
+                return
+            future, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_result(answer)
+            if b"connection" in answer.headers:
+                # The worker stops: what it has not answered by now it never will.
+                self._upstream.forget(self)
+                self._transport.abort()
+                return
+        if self.closing and not self._waiting:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        self._upstream.forget(self)
+        for future, _ in self._waiting:
+            if not future.done():
+                future.set_exception(Unavailable(f"worker {self._upstream.url} broke off before its answer was there"))
+        self._waiting.clear()
+
+
+class Upstream:
+    """All connections to one worker.
+
+    Args:
+        url: `http://HOST:PORT`.
+        connections_max: Most connections at one time.
+        attempt_s: An answer that is not there after so long counts as lost, with its connection.
+    """
+
+    def __init__(self, url: str, *, connections_max: int = 4, attempt_s: float = 2.0) -> None:
+        self.url = url
+        self.loop = asyncio.get_running_loop()
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.host_header = b"%b:%d" % (self._host.encode(), self._port)
+        self._connections_max = connections_max
+        self._attempt_s = attempt_s
+        self._connections: list[_Connection] = []
+        self._opening: asyncio.Task[_Connection] | None = None
+        self._rested_at = 0.0
+        """Loop time at which a failure to connect is forgotten."""
+        self._closed = False
+        self._sweep()
+
+    def load(self) -> int:
+        """Requests under way; very many if the worker could not be reached just now."""
+        pending = sum([len(connection) for connection in self._connections])
+        return pending + _HEAVY if self._rested_at > self.loop.time() else pending
+
+    def send(self, request: bytes) -> Awaitable[Response]:
+        """The whole answer to a request.
+
+        Raises:
+            Unavailable: (when awaited) The worker cannot be reached, is too slow or died before the answer was there.
+        """
+        best = min(self._connections, key=len) if self._connections else None
+        if best is None:
+            return self._send_later(request)
+        if len(best) >= _BUSY and len(self._connections) < self._connections_max:
+            self._open()
+        return best.send(request, self.loop.time() + self._attempt_s)
+
+    def close(self) -> None:
+        """Take no more requests, close each connection when its answers under way are there."""
+        self._closed = True
+        for connection in tuple(self._connections):
+            connection.close()
+
+    def forget(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+
+    async def _send_later(self, request: bytes) -> Response:
+        # Shielded: others wait for the same connection.
+        connection = await asyncio.shield(self._open())
+        if connection.closing:
+            raise Unavailable(f"worker {self.url} closed a new connection")
+        return await connection.send(request, self.loop.time() + self._attempt_s)
+
+    def _open(self) -> asyncio.Task[_Connection]:
+        if self._opening is None:
+            self._opening = self.loop.create_task(self._connect())
+            self._opening.add_done_callback(_see)
+        return self._opening
+
+    async def _connect(self) -> _Connection:
+        try:
+            if self._closed:
+                raise Unavailable(f"worker {self.url} is no longer part of the cluster")
+            async with asyncio.timeout(self._attempt_s):
+                _, connection = await self.loop.create_connection(lambda: _Connection(self), self._host, self._port)
+        except (OSError, TimeoutError) as error:
+            self._rested_at = self.loop.time() + _REST_S
+            raise Unavailable(f"worker {self.url} cannot be reached: {error or 'no answer in time'}") from error
+        finally:
+            self._opening = None
+        if not connection.closing:
+            self._connections.append(connection)
+        return connection
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in tuple(self._connections):
+            connection.check(now)
+        if self._connections or not self._closed:
+            self._sweeper = self.loop.call_later(self._attempt_s / 8, self._sweep)
+
+
+def _see(task: asyncio.Task[_Connection]) -> None:
+    """A spare connection that could not be opened is no loss; without this its exception would be reported."""
+    if not task.cancelled():
+        task.exception()
