@@ -158,8 +158,9 @@ def test_a_folder_that_is_not_sealed_is_not_found(place: Place, tmp_path: Path) 
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(NotFound):
             read_manifest(SnapshotRef(uri=str(folder), sha256=place.ref.sha256))
-    with pytest.raises(InvalidRequest, match="local folder"):
-        read_manifest(SnapshotRef(uri="s3://bucket/folder", sha256=place.ref.sha256))
+    for uri in ("s3://bucket/folder", "a\0b"):
+        with pytest.raises(InvalidRequest, match="local folder"):
+            read_manifest(SnapshotRef(uri=uri, sha256=place.ref.sha256))
 
 
 def test_a_flipped_bit_of_the_manifest_is_found(place: Place) -> None:

@@ -167,16 +167,16 @@ def verify(ref: SnapshotRef) -> Manifest:
     """
     manifest = read_manifest(ref)
     for file in manifest.files:
-        path = sealed_file(ref, file)
-        with disk_errors(path):
+        with disk_errors(_local(ref.uri)):
+            path = sealed_file(ref, file)
             check_hash(path, file, hash_of(path))
     return manifest
 
 
 def _local(uri: str) -> Path:
     """The folder a reference names. The one place that knows what kinds of places there are."""
-    if "://" in uri:
-        raise InvalidRequest(f"snapshot {uri} is not a local folder", hint="this release reads snapshots from local folders")
+    if "://" in uri or "\0" in uri:
+        raise InvalidRequest(f"snapshot {uri!r} is not a local folder", hint="this release reads snapshots from local folders")
     return Path(uri)
 
 

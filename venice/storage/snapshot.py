@@ -97,9 +97,9 @@ def open_replica(replica_folder: Path) -> RocksStorage | None:
         Corrupt: What is there is damaged or another replica: delete the folder and attach afresh.
         Conflict: The replica is open already.
     """
-    if not replica_folder.is_dir():
-        return None
     with disk_errors(replica_folder):
+        if not replica_folder.is_dir():
+            return None
         for path in replica_folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path)
         found = _incarnations(replica_folder)
