@@ -7,25 +7,23 @@ and the next byte read after it raises IndexError. Whatever garbage raises is on
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
+from venice.schema.decoding_source import DecoderSource
 from venice.schema.decoding_steps import (
     BOOLEANS,
     GARBAGE,
     RUNS,
     corrupt,
-    read_block,
-    read_empty_block,
     refuse_number,
     refuse_value,
 )
 from venice.schema.defaults import default_bytes
 from venice.schema.logical import FROM_AVRO, decimal_reader
 from venice.schema.matching import PROMOTIONS, Matcher, match_fields
-from venice.schema.source import DEPTH_MAX, Source
+from venice.schema.source import DEPTH_MAX
 from venice.schema.types import (
     Array,
     EnumType,
@@ -42,7 +40,9 @@ from venice.schema.types import (
     describe,
     is_zero_width,
 )
-from venice.schema.varint import decode_size, int_tail, unsigned_tail
+from venice.schema.varint import int_tail, unsigned_tail
+
+_FLOATS: Final = {("float", "float"), ("float", "double"), ("double", "double")}
 
 
 def generate_decoder(writer: Schema, reader: Schema, *, whole: bool) -> Callable[..., Any]:
@@ -63,9 +63,10 @@ class _Generator:
         self._ws = writer
         self._rs = reader
         self._matcher = Matcher(writer, reader)
-        self._out = Source()
-        self._functions: dict[tuple[str, str, bool], str] = {}
-        self._pending: list[tuple[str, Type, Type, Schema, list[str]]] = []
+        self._out = DecoderSource()
+        self._functions: dict[tuple[str, str], str] = {}
+        self._pending: list[tuple[str, Type, Type, list[str]]] = []
+        self._skips: list[tuple[str, Type]] = []
         self._path = [describe(reader.root)]
 
     def run(self, *, whole: bool) -> Callable[..., Any]:
@@ -81,12 +82,22 @@ class _Generator:
             with out.block(f"except {error} as problem"):
                 out.line(f"raise {fail}(b, problem) from problem")
             out.line(f"raise {fail}(b, None if o < len(b) else IndexError('the data end within the value'))")
-        while self._pending:
-            name, writer, reader, self._rs, self._path = self._pending.pop()
-            with out.block(f"def {name}(b, o)"):
-                out.line(f"return {self._read(writer, reader)}, o")
+        while self._pending or self._skips:
+            self._write_function()
         decoder: Callable[..., Any] = out.compile("decode")
         return decoder
+
+    def _write_function(self) -> None:
+        out = self._out
+        if self._pending:
+            name, writer, reader, self._path = self._pending.pop()
+            with out.block(f"def {name}(b, o)"):
+                out.line(f"return {self._read(writer, reader)}, o")
+            return
+        name, writer = self._skips.pop()
+        with out.block(f"def {name}(b, o)"):
+            self._skip(writer)
+            out.line("return o")
 
     # Each of the following writes statements that move `o` past the writer's value, and returns an expression of the reader's value.
 
@@ -116,7 +127,9 @@ class _Generator:
     def _named(self, writer: Type, reader: Type) -> str:
         match writer, reader:
             case Fixed(), Fixed():
-                return self._logical(self._keep(f"b[{self._advance(str(writer.size))}:o]"), reader.logical)
+                value = self._out.keep(f"b[o:o + {writer.size}]")
+                self._out.line(f"o += {writer.size}")
+                return self._logical(value, reader.logical)
             case EnumType(), EnumType():
                 return self._enum(writer, reader)
             case Record(), Record():
@@ -125,12 +138,12 @@ class _Generator:
 
     def _call(self, writer: Type, reader: Type) -> str:
         """A function of its own: for a type used twice or within itself, and where the code is nested too deeply."""
-        key = (getattr(writer, "name", ""), getattr(reader, "name", ""), self._rs is self._ws)
+        key = (getattr(writer, "name", ""), getattr(reader, "name", ""))
         named = isinstance(writer, (Ref, Record)) and isinstance(reader, (Ref, Record))
         name = self._functions.get(key) if named else None
         if name is None:
             name = self._out.fresh("read_")
-            self._pending.append((name, self._ws.resolve(writer), self._rs.resolve(reader), self._rs, list(self._path)))
+            self._pending.append((name, self._ws.resolve(writer), self._rs.resolve(reader), list(self._path)))
             if named:
                 self._functions[key] = name
         value = self._out.fresh("v")
@@ -142,31 +155,18 @@ class _Generator:
         self._out.line(f"{self._out.share(refuse_value, 'unreadable')}({problem!r})")
         return "None"
 
-    def _advance(self, count: str) -> str:
-        """Moves `o` by `count`; the name of where it was."""
-        start = self._out.fresh("s")
-        self._out.line(f"{start} = o")
-        self._out.line(f"o += {count}")
-        return start
-
     def _logical(self, value: str, logical: Logical | None) -> str:
         if logical is None:
             return value
         convert = decimal_reader(logical) if logical.name == "decimal" else FROM_AVRO[logical.name]
-        return self._keep(f"{self._out.share(convert, 'logical')}({value})")
-
-    def _keep(self, expression: str) -> str:
-        """The expression's value now, under a name."""
-        name = self._out.fresh("v")
-        self._out.line(f"{name} = {expression}")
-        return name
+        return self._out.keep(f"{self._out.share(convert, 'logical')}({value})")
 
     def _primitive(self, kind: str, reader: Primitive) -> str:
         value = self._raw(kind, as_bytes=reader.kind == "bytes")
         if reader.kind in ("float", "double") and kind in ("int", "long"):
             value = f"float({value})"
         elif kind == "bytes" and reader.kind == "string":
-            value = self._keep(f"{value}.decode()")
+            value = self._out.keep(f"{value}.decode()")
         return self._logical(value, reader.logical)
 
     def _raw(self, kind: str, *, as_bytes: bool = False) -> str:
@@ -174,62 +174,19 @@ class _Generator:
             case "null":
                 return "None"
             case "boolean":
-                value = self._keep(f"{self._out.share(BOOLEANS, 'booleans')}[b[o]]")
+                value = self._out.keep(f"{self._out.share(BOOLEANS, 'booleans')}[b[o]]")
                 self._out.line("o += 1")
                 return value
             case "int" | "long":
-                return self._signed(kind)
+                return self._out.signed(int_tail if kind == "int" else unsigned_tail)
             case "float" | "double":
-                return self._fixed_run([kind])[0]
+                return self._out.fixed_run([kind])[0]
             case _:
-                start = self._span()
-                return self._keep(f"b[{start}:o]" if kind == "bytes" or as_bytes else f"b[{start}:o].decode()")
-
-    def _signed(self, kind: str) -> str:
-        number = self._unsigned(int_tail if kind == "int" else unsigned_tail)
-        return self._keep(f"({number} >> 1) ^ -({number} & 1)")
-
-    def _unsigned(self, tail: Any = unsigned_tail) -> str:
-        """A number before zig-zag; up to three bytes inline, which holds what most fields hold."""
-        out = self._out
-        number, more = out.fresh("n"), out.fresh("m")
-        out.line(f"{number} = b[o]")
-        out.line("o += 1")
-        with out.block(f"if {number} > 127"):
-            out.line(f"{more} = b[o]")
-            out.line("o += 1")
-            out.line(f"{number} += ({more} << 7) - 128")
-            with out.block(f"if {more} > 127"):
-                out.line(f"{more} = b[o]")
-                out.line("o += 1")
-                out.line(f"{number} += ({more} << 14) - 16384")
-                with out.block(f"if {more} > 127"):
-                    out.line(f"{number}, o = {out.share(tail, 'tail')}(b, o, {number} - 2097152, 21)")
-        return number
-
-    def _span(self) -> str:
-        """A length and as many bytes: moves `o` past them and names where they start."""
-        out = self._out
-        start = out.fresh("s")
-        out.line(f"{start} = b[o]")
-        with out.block(f"if {start} & 129"):
-            out.line(f"{start}, o = {out.share(decode_size, 'size')}(b, o)")
-            out.line(f"{start}, o = o, o + {start}")
-        with out.block("else"):
-            out.line(f"{start}, o = o + 1, o + 1 + ({start} >> 1)")
-        return start
-
-    def _fixed_run(self, kinds: list[str]) -> list[str]:
-        """Consecutive floats and doubles, read by one call."""
-        out = self._out
-        layout = struct.Struct("<" + "".join("f" if kind == "float" else "d" for kind in kinds))
-        names = [out.fresh("v") for _ in kinds]
-        out.line(f"{', '.join(names)}, = {out.share(layout.unpack_from, 'unpack')}(b, o)")
-        out.line(f"o += {layout.size}")
-        return names
+                start = self._out.span()
+                return self._out.keep(f"b[{start}:o]" if kind == "bytes" or as_bytes else f"b[{start}:o].decode()")
 
     def _enum(self, writer: EnumType, reader: EnumType) -> str:
-        number = self._unsigned()
+        number = self._out.unsigned()
         symbols = {
             index << 1: symbol if symbol in reader.symbols else reader.default
             for index, symbol in enumerate(writer.symbols)
@@ -240,13 +197,13 @@ class _Generator:
             with self._out.block(f"if {number} in {self._out.share(unknown, 'unknown')}"):
                 problem = f"{'.'.join(self._path)}: enum {reader.name} has no symbol for one that was written, and no default"
                 self._out.line(f"{self._out.share(refuse_value, 'unreadable')}({problem!r})")
-        return self._keep(f"{self._out.share(symbols, 'symbols')}[{number}]")
+        return self._out.keep(f"{self._out.share(symbols, 'symbols')}[{number}]")
 
     def _union(self, writer: Union, reader: Type) -> str:
         out = self._out
         value, branch = out.fresh("v"), out.fresh("n")
         if len(writer.branches) > 64:
-            branch = self._unsigned()
+            branch = self._out.unsigned()
         else:
             out.line(f"{branch} = b[o]")
             out.line("o += 1")
@@ -260,12 +217,12 @@ class _Generator:
 
     def _array(self, writer: Type, reader: Type) -> str:
         items, target = self._ws.resolve(writer), self._rs.resolve(reader)
-        if isinstance(items, Primitive) and items.kind in RUNS and isinstance(target, Primitive) and target.kind in RUNS:
-            return self._numbers(items.kind)
+        if isinstance(items, Primitive) and isinstance(target, Primitive) and (items.kind, target.kind) in _FLOATS:
+            return self._out.numbers(items.kind)
         out = self._out
         empty = is_zero_width(self._ws, writer)
-        value = self._keep("[]")
-        with self._blocks(f"len({value})" if empty else None):
+        value = self._out.keep("[]")
+        with out.items(f"len({value})" if empty else None):
             self._path.append("[]")
             item = self._read(writer, reader)
             self._path.pop()
@@ -274,44 +231,14 @@ class _Generator:
 
     def _map(self, writer: Type, reader: Type) -> str:
         out = self._out
-        value = self._keep("{}")
-        with self._blocks(None):
-            start = self._span()
-            key = self._keep(f"b[{start}:o].decode()")
+        value = self._out.keep("{}")
+        with out.items():
+            start = self._out.span()
+            key = self._out.keep(f"b[{start}:o].decode()")
             self._path.append("{}")
             item = self._read(writer, reader)
             self._path.pop()
             out.line(f"{value}[{key}] = {item}")
-        return value
-
-    def _blocks(self, held: str | None) -> Any:
-        """The loops over blocks and items; `held` counts items that take no bytes."""
-        return _Loop(self._out, held)
-
-    def _numbers(self, kind: str) -> str:
-        """An array of floats or doubles: one call a block, and one block is what writers write."""
-        out = self._out
-        unpackers, width = RUNS[kind]
-        run = out.share(unpackers, "run")
-        value, count = out.fresh("v"), out.fresh("n")
-        out.line(f"{count} = b[o]")
-        out.line("o += 1")
-        with out.block(f"if {count} & 129 or not {count}"):
-            out.line(f"{value} = []")
-        with out.block("else"):
-            out.line(f"{count} >>= 1")
-            out.line(f"{value} = list({run}[{count}](b, o))")
-            out.line(f"o += {count} * {width}")
-            out.line(f"{count} = b[o]")
-            out.line("o += 1")
-        with out.block(f"while {count}"):
-            out.line(f"{count}, o = {out.share(read_block, 'block')}(b, o - 1)")
-            with out.block(f"if {count} * {width} > len(b) - o"):
-                out.line(f"{out.share(refuse_number, 'bad')}()")
-            out.line(f"{value} += {run}[{count}](b, o)")
-            out.line(f"o += {count} * {width}")
-            out.line(f"{count} = b[o]")
-            out.line("o += 1")
         return value
 
     def _record(self, writer: Record, reader: Record) -> str:
@@ -320,7 +247,7 @@ class _Generator:
         for plain, run in groupby(writer.fields, lambda f: self._is_plain(f, targets.get(f.name))):
             fields = list(run)
             if plain:
-                names = self._fixed_run([self._plain_kind(f) for f in fields])
+                names = self._out.fixed_run([self._plain_kind(f) for f in fields])
                 values.update((targets[f.name].name, name) for f, name in zip(fields, names, strict=True))
                 continue
             for field in fields:
@@ -345,48 +272,62 @@ class _Generator:
             target is not None
             and isinstance(field.type, Primitive)
             and isinstance(target.type, Primitive)
-            and (field.type.kind, target.type.kind) in {("float", "float"), ("float", "double"), ("double", "double")}
+            and (field.type.kind, target.type.kind) in _FLOATS
         )
 
     def _skip(self, node: Type) -> None:
-        """Moves `o` past a value the reader does not have, by reading it: damaged bytes are found there as well."""
-        reader, self._rs = self._rs, self._ws
-        self._read(node, node)
-        self._rs = reader
+        """Moves `o` past a value that the reader does not have, looking at lengths only."""
+        out = self._out
+        if isinstance(node, Ref) or (out.depth > DEPTH_MAX and not isinstance(node, Primitive)):
+            out.line(f"o = {self._skip_function(node)}(b, o)")
+            return
+        match node:
+            case Primitive("null"):
+                pass
+            case Primitive("boolean"):
+                out.line("o += 1")
+            case Primitive("int" | "long") | EnumType():
+                out.unsigned()
+            case Primitive("float" | "double" as kind):
+                out.line(f"o += {RUNS[kind][1]}")
+            case Primitive():
+                out.span()
+            case Fixed(_, size):
+                out.line(f"o += {size}")
+            case Array(Primitive("float" | "double" as kind)):
+                out.skip_numbers(kind)
+            case Array(items):
+                with out.items("0" if is_zero_width(self._ws, items) else None):
+                    out.line("pass")
+                    self._skip(items)
+            case MapType(values):
+                with out.items():
+                    out.span()
+                    self._skip(values)
+            case Union(branches):
+                branch = out.unsigned()
+                for index, option in enumerate(branches):
+                    with out.block(f"{'elif' if index else 'if'} {branch} == {index << 1}"):
+                        out.line("pass")
+                        self._skip(option)
+                with out.block("else"):
+                    out.line(f"{out.share(refuse_number, 'bad')}()")
+            case Record(_, fields):
+                for field in fields:
+                    self._skip(field.type)
+
+    def _skip_function(self, node: Type) -> str:
+        key = (node.name, "") if isinstance(node, Ref) else None
+        name = self._functions.get(key) if key else None
+        if name is None:
+            name = self._out.fresh("skip_")
+            self._skips.append((name, self._ws.resolve(node)))
+            if key:
+                self._functions[key] = name
+        return name
 
     def _default(self, record: Record, field: Field) -> str:
         """The default as a value of its own each time: what a caller does to it must not reach the next reader."""
         data = default_bytes(self._rs, record, field)
         alone = Schema(field.type, self._rs.names)
         return f"{self._out.share(generate_decoder(alone, alone, whole=True), 'default')}({data!r})"
-
-
-class _Loop:
-    """`with` around the code of one item of an array or a map."""
-
-    def __init__(self, out: Source, held: str | None) -> None:
-        self._out = out
-        self._held = held
-        self._count = out.fresh("n")
-
-    def __enter__(self) -> None:
-        out, count = self._out, self._count
-        out.line(f"{count} = b[o]")
-        out.line("o += 1")
-        self._while = out.block(f"while {count}")
-        self._while.__enter__()
-        if self._held is not None:
-            out.line(f"{count}, o = {out.share(read_empty_block, 'block')}(b, o - 1, {self._held})")
-        else:
-            with out.block(f"if {count} & 129"):
-                out.line(f"{count}, o = {out.share(read_block, 'block')}(b, o - 1)")
-            with out.block("else"):
-                out.line(f"{count} >>= 1")
-        self._for = out.block(f"for _ in range({count})")
-        self._for.__enter__()
-
-    def __exit__(self, *problem: Any) -> None:
-        self._for.__exit__(*problem)
-        self._out.line(f"{self._count} = b[o]")
-        self._out.line("o += 1")
-        self._while.__exit__(*problem)

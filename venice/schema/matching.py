@@ -18,12 +18,18 @@ def same_name(writer: str, reader: str, aliases: tuple[str, ...]) -> bool:
 
 
 def match_fields(writer: Record, reader: Record) -> list[tuple[Field, Field | None]]:
-    """Each field of the reader with the writer's field that it takes its value from, by name or else by alias."""
-    by_name = {field.name: field for field in writer.fields}
+    """Each field of the reader with the writer's field that it takes its value from: by name, or else by alias.
+
+    A field is taken once; one of the reader's own name is not lent to an alias.
+    """
+    free = {field.name: field for field in writer.fields}
+    by_name = {field.name: free.pop(field.name, None) for field in reader.fields}
     pairs = []
     for field in reader.fields:
-        names = (name for name in (field.name, *field.aliases) if name in by_name)
-        pairs.append((field, by_name.get(next(names, ""))))
+        source = by_name[field.name]
+        for alias in field.aliases:
+            source = source or free.pop(alias, None)
+        pairs.append((field, source))
     return pairs
 
 
