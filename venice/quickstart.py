@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -235,7 +236,7 @@ def _one_row(settings: Settings, thin: ThinClient, davinci: DaVinciClient) -> li
             answer = response.read().decode()
         ways = "thin client, Da Vinci client and plain HTTP (there is no curl here)"
     assert json.loads(answer)["tailnum"] == row["tailnum"], f"HTTP answered {answer!r}"
-    return [f"{ways} agree on {EXAMPLE}:", answer.strip(), f"$ {' '.join(command)}"]
+    return [f"{ways} agree on {EXAMPLE}:", answer.strip(), f"$ {shlex.join(command)}"]
 
 
 def _judge(screen: Screen, reader: LoopingReader) -> None:
