@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -12,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log import Entry
-from venice.log.kafka_cluster import UNKNOWN, Cluster, Described, Partition, description, translated
+from venice.log.kafka_cluster import UNKNOWN, Cluster, Partition, description, translated
 
 WAIT_S = 0.1  # One wait for records: the library cannot be interrupted in it.
 CHECK_S = 1.0  # Between looks whether the topics are still the ones assigned: Kafka does not tell a waiting reader.
@@ -20,8 +21,6 @@ POLL_RECORDS_MAX = 10_000
 
 # Tuples made and picked apart by C code: a poll loop over objects would cost more than Kafka's own client does.
 _entry = partial(tuple.__new__, Entry)
-_partition = itemgetter(0, 1)
-_offset = itemgetter(2)
 _time = itemgetter(1)
 
 
@@ -43,7 +42,10 @@ class KafkaReader:
             | {"error_cb": self._note_down}
         )
         self._next: dict[Partition, int] = {}
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, str] = {}
+        """The id that each topic had when it was assigned."""
+        self._keys: set[bytes | None] = set()
+        """What messages of those topics carry as their key. Ids are unique, so topics may share the set."""
         self._failed: dict[Partition, VeniceError] = {}
         self._down: VeniceError | None = None
         self._held: list[Message[bytes, bytes]] = []
@@ -68,13 +70,14 @@ class KafkaReader:
                     end=end,
                 )
         for topic, found in described.items():
-            if topic in self._topics and self._topics[topic].id != found.id:
+            if self._topics.get(topic, found.id) != found.id:
                 raise _deleted(topic)
         self._drop([at for at in offsets if at in self._next])
         self._consumer.incremental_assign([TopicPartition(*at, offset) for at, offset in offsets.items()])
         self._next.update(offsets)
         for topic, found in described.items():
-            self._topics.setdefault(topic, _Topic(found))
+            self._topics[topic] = found.id
+            self._keys.add(found.key)
 
     def unassign(self, topic: str, partition: int) -> None:
         if (topic, partition) in self._next:
@@ -133,37 +136,30 @@ class KafkaReader:
             self._held = [message for message in self._held if message.error() is None]
         if not self._held:
             return []
-        topics = list(map(Message.topic, self._held))
-        strangers = {
-            (topic, key) for topic, key in set(zip(topics, map(Message.key, self._held), strict=True)) if self._is_strange(topic, key)
-        }
-        if strangers:
-            self._ask_about(strangers)  # Raises Unavailable: what was read is held until the cluster answers.
+        if not self._keys.issuperset(map(Message.key, self._held)):
+            self._ask_about_strangers()  # Raises Unavailable: what was read is held until the cluster answers.
             self._held = [message for message in self._held if (message.topic(), message.partition()) not in self._failed]
-            topics = list(map(Message.topic, self._held))
         held, self._held = self._held, []
-        times = map(_time, map(Message.timestamp, held))
-        columns = zip(topics, map(Message.partition, held), map(Message.offset, held), times, map(Message.value, held), strict=True)
-        entries: list[Entry] = list(map(_entry, columns))
-        for at, offset in dict(zip(map(_partition, entries), map(_offset, entries), strict=True)).items():
+        columns: Any = (list(map(field, held)) for field in (Message.topic, Message.partition, Message.offset))
+        topics, partitions, offsets = columns
+        for at, offset in dict(zip(zip(topics, partitions, strict=True), offsets, strict=True)).items():
             self._next[at] = offset + 1
-        return entries
+        times = map(_time, map(Message.timestamp, held))
+        return list(map(_entry, zip(topics, partitions, offsets, times, map(Message.value, held), strict=True)))
 
-    def _is_strange(self, topic: str | None, key: bytes | None) -> bool:
-        return key not in self._topics[str(topic)].keys
-
-    def _ask_about(self, strangers: set[tuple[str | None, bytes | None]]) -> None:
-        """Records with another key: the topic was created again, or whoever appended them took it for another one."""
-        for name, key in strangers:
-            topic = str(name)
-            try:
-                found = self._cluster.describe(topic)
-            except NotFound:
-                found = None
-            if found is None or found.id != self._topics[topic].id:
-                self._fail(topic)
+    def _ask_about_strangers(self) -> None:
+        """Records with another key: their topic was created again, or whoever appended them took it for another one."""
+        for topic, key in {(str(message.topic()), message.key()) for message in self._held if message.key() not in self._keys}:
+            if self._is_same(topic):
+                self._keys.add(key)
             else:
-                self._topics[topic].keys.add(key)
+                self._fail(topic)
+
+    def _is_same(self, topic: str) -> bool:
+        try:
+            return self._cluster.describe(topic).id == self._topics[topic]
+        except NotFound:
+            return False
 
     def _note(self, message: Message[bytes, bytes]) -> None:
         error = message.error()
@@ -178,10 +174,9 @@ class KafkaReader:
                 partition=at[1],
             )
             # That is also what is said of a topic which was created again and is still shorter than the old one.
-            try:
-                self._ask_about({(at[0], None)})
-            except Unavailable:
-                return
+            with suppress(Unavailable):
+                if not self._is_same(at[0]):
+                    self._fail(at[0])
         elif error.code() in UNKNOWN:
             self._fail(at[0])
         else:
@@ -196,7 +191,7 @@ class KafkaReader:
         if self._asked and all(answer.done() for answer in self._asked.values()):
             for topic, answer in self._asked.items():
                 try:
-                    same = topic not in self._topics or description(answer).id == self._topics[topic].id
+                    same = topic not in self._topics or description(answer).id == self._topics[topic]
                 except KafkaException as error:
                     same = error.args[0].code() not in UNKNOWN
                 if not same:
@@ -210,14 +205,6 @@ class KafkaReader:
     def _fail(self, topic: str) -> None:
         self._cluster.forget(topic)
         self._failed.update({at: _deleted(topic) for at in self._next if at[0] == topic})
-
-
-class _Topic:
-    """Which topic was assigned, and the keys its messages may carry."""
-
-    def __init__(self, described: Described) -> None:
-        self.id = described.id
-        self.keys: set[bytes | None] = {described.key}
 
 
 def _deleted(topic: str) -> NotFound:
