@@ -210,6 +210,8 @@ def run_controller(settings: Settings) -> None:
     server = uvicorn.Server(
         uvicorn.Config(build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False)
     )
+    # uvicorn stops at a signal and then raises it again: without a handler of ours that would end the process right there.
+    on_stop_signal(lambda: None)
     controller.start()
     try:
         server.run()
