@@ -59,6 +59,35 @@ def test_columns_become_the_bytes_of_the_rows(table: tuple[str, list[Any]]) -> N
 
 
 @LAWS
+@given(tables(unions="any"), st.binary(max_size=10))
+def test_a_prefix_stands_before_every_value(table: tuple[str, list[Any]], prefix: bytes) -> None:
+    text, rows = table
+    batch = batch_of(text, rows)
+    encoded = ColumnEncoder(text, batch.schema, prefix=prefix).encode(batch)
+    assert encoded.to_pylist() == [prefix + Codec(text).encode(row) for row in rows]
+
+
+@LAWS
+@given(st.data(), st.sampled_from(("float", "double")), st.booleans())
+def test_long_lists_of_one_length_are_copied_as_they_are(data: st.DataObject, kind: str, odd: bool) -> None:
+    count = data.draw(st.integers(14, 70))
+    floats = st.floats(width=32 if kind == "float" else 64)
+    rows = data.draw(st.lists(st.fixed_dictionaries({"a": st.integers(0, 99), "v": st.lists(floats, min_size=count, max_size=count)})))
+    if odd:
+        rows.insert(data.draw(st.integers(0, len(rows))), {"a": 1, "v": [0.5] * data.draw(st.integers(0, 70))})
+    fields = [
+        {"name": "a", "type": "int"},
+        {"name": "v", "type": {"type": "array", "items": kind}},
+        {"name": "z", "type": "int", "default": 3},
+    ]
+    text = json.dumps({"type": "record", "name": "R", "fields": fields})
+    batch = pa.RecordBatch.from_pylist(rows, schema=pa.schema([*arrow_schema_from_avro(text)][:2]))
+    start = data.draw(st.integers(0, len(rows)))
+    encoded = ColumnEncoder(text, batch.schema, prefix=b"\x00\x00\x00\x00\x01").encode(batch.slice(start))
+    assert encoded.to_pylist() == [b"\x00\x00\x00\x00\x01" + Codec(text).encode(row) for row in rows[start:]]
+
+
+@LAWS
 @given(tables(), st.data())
 def test_a_slice_is_the_slice_of_the_whole(table: tuple[str, list[Any]], data: st.DataObject) -> None:
     text, rows = table

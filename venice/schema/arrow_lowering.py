@@ -28,8 +28,12 @@ from venice.schema.types import (
     Union,
     is_zero_width,
 )
+from venice.schema.varint import encode_long
 
 Convert = Callable[[pa.Array], pa.Array]
+
+LIST_ITEMS_MIN: Final = 16
+"""From here on copying a list is cheaper than visiting its items, although the parts of a row are then joined."""
 
 _PLAIN: Final = frozenset(("boolean", "int", "long", "float", "double", "string"))
 _WIDTHS: Final = {"int": pa.int32(), "long": pa.int64()}
@@ -172,6 +176,41 @@ def _symbols(symbols: tuple[str, ...], array: pa.Array) -> pa.Array:
     if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(symbols):
         raise Unraisable
     return pa.array(symbols, pa.string()).take(array)
+
+
+def list_bytes(array: pa.Array) -> pa.Array | None:
+    """Lists of floats or doubles as Avro bytes, if they are long and all of one length, as embeddings are; otherwise None."""
+    width = {pa.float32(): 4, pa.float64(): 8}.get(array.type.value_type)
+    if width is None or not len(array) or array.null_count:
+        return None
+    offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset)
+    count = int(offsets[1] - offsets[0])
+    if count < LIST_ITEMS_MIN or (np.diff(offsets) != count).any():
+        return None
+    values = array.values.slice(int(offsets[0]), len(array) * count)
+    items = np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width).reshape(len(array), count * width)
+    head = np.frombuffer(encode_long(count), np.uint8)
+    rows = np.zeros((len(array), len(head) + count * width + 1), np.uint8)
+    rows[:, : len(head)] = head
+    rows[:, len(head) : -1] = items
+    ends = np.arange(len(array) + 1, dtype=np.int32) * np.int32(rows.shape[1])
+    return pa.Array.from_buffers(pa.binary(), len(array), [None, pa.py_buffer(ends), pa.py_buffer(rows)])
+
+
+def constant_columns(data: bytes, rows: int) -> list[tuple[Any, pa.Array]] | None:
+    """(lowered type, column) pairs whose Avro bytes are `data` in every row; None where there are none.
+
+    Four bytes are the bits of a float, a byte below 128 is an int.
+    """
+    whole = len(data) // 4 * 4
+    if any(byte > 127 for byte in data[whole:]):
+        return None
+    floats = [data[start : start + 4] for start in range(0, whole, 4)]
+    integers = [(byte >> 1) ^ -(byte & 1) for byte in data[whole:]]
+    return [
+        *(("float", pa.array(np.frombuffer(bits * rows, np.float32))) for bits in floats),
+        *(("int", pa.array(np.full(rows, value, np.int32))) for value in integers),
+    ]
 
 
 def decimal_bytes(array: pa.Array) -> pa.Array:
