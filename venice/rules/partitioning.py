@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import md5
+try:
+    # CPython's own MD5 costs half of OpenSSL's for a key of a few bytes, on a path where each get computes one; and it is
+    # there on machines whose OpenSSL refuses MD5.
+    from _md5 import md5
+except ImportError:
+    from hashlib import md5
 
 
 def partition_of(key: bytes, count: int) -> int:
@@ -12,4 +17,4 @@ def partition_of(key: bytes, count: int) -> int:
     """
     if count == 1:
         return 0
-    return int.from_bytes(md5(key, usedforsecurity=False).digest(), "big") % count
+    return int.from_bytes(md5(key).digest(), "big") % count
