@@ -17,7 +17,7 @@ from venice.schema.arrow_types import VALUE_COLUMN, arrow_schema_from_avro, avro
 from venice.schema.codec import Codec, key_codec
 from venice.schema.columnar import ColumnDecoder, ColumnEncoder
 
-LAWS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+LAWS = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @st.composite

@@ -18,7 +18,7 @@ from venice.schema.compatibility import find_misfit
 from venice.schema.parsing import parse
 from venice.schema.registry import ask_avro
 
-LAWS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+LAWS = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 TYPES = ("int", "long", "float", "double", "string", "bytes", ["null", "int"], ["int", "null"], ["null", "int", "string"])
 
 
