@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from venice.model import Node, Version, VersionStatus, Worker
+from venice.model import Leadership, Node, Version, VersionStatus, Worker
 from venice.rules.lifecycle import Role
+
+
+class Keep(Enum):
+    """The argument for what a command shall leave as it is, where None has a meaning of its own."""
+
+    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,10 @@ class VersionInfo:
     """Partitions with enough replicas ready, as far as the controller has heard since it started."""
     placed: bool
     """Workers have been chosen for its partitions."""
+    leaders: tuple[Leadership | None, ...] = ()
+    """Of a hybrid version, by partition: who merges real-time writes into it; None where nobody can yet."""
+    lag_records: int = 0
+    """Records that its replicas have left to merge or to fold, together, as far as they have reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

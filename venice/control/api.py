@@ -10,12 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from venice.control.answers import Health, NodeInfo, PushGrant, VersionInfo
+from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
 from venice.control.controller import Controller
 from venice.control.encoding import to_json
 from venice.control.stores import LIMITS
 from venice.errors import InvalidRequest, NotFound, VeniceError
-from venice.model import Store, StoreConfig, ValueSchema
+from venice.model import HybridConfig, Store, StoreConfig, ValueSchema
 from venice.wire import error_json, status_of
 
 PREFIX = "/api/v1"
@@ -40,6 +40,16 @@ class ConfigBody(Body):
         return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
 
 
+class HybridBody(Body):
+    """How versions pushed from now on follow the store's real-time topic; what is left out has its default."""
+
+    rewind_s: int = Field(HybridConfig().rewind_s, description="How far before a push's start real-time writes are replayed onto it.")
+    lag_records_max: int = Field(HybridConfig().lag_records_max, description="Real-time writes a partition may lack and be ready.")
+
+    def made(self) -> HybridConfig:
+        return HybridConfig(rewind_s=self.rewind_s, lag_records_max=self.lag_records_max)
+
+
 class CreateStore(Body):
     """A new store; schemas are Avro JSON."""
 
@@ -48,6 +58,7 @@ class CreateStore(Body):
     value_schema: str | None = None
     owner: str = ""
     config: ConfigBody = ConfigBody()
+    hybrid: HybridBody | None = Field(None, description="Given: the store takes real-time writes.")
 
 
 class UpdateStore(Body):
@@ -55,6 +66,13 @@ class UpdateStore(Body):
 
     owner: str | None = None
     config: ConfigBody = ConfigBody()
+    hybrid: HybridBody | None = Field(None, description="null: versions pushed from now on are batch; left out: no change.")
+
+    def hybrid_given(self) -> HybridConfig | Keep | None:
+        """`hybrid`, with its absence told apart from null."""
+        if "hybrid" not in self.model_fields_set:
+            return Keep.KEEP
+        return self.hybrid.made() if self.hybrid is not None else None
 
 
 class AddSchema(Body):
@@ -107,9 +125,13 @@ def _answer(value: object, cls: Any = None, status: int = 200) -> Response:
 def _add_stores(app: FastAPI, controller: Controller) -> None:
     @app.post(f"{PREFIX}/stores", response_model=Store, status_code=201, tags=["stores"])
     def create_store(body: CreateStore) -> Response:
-        config = StoreConfig(**body.config.given())
         store = controller.create_store(
-            body.name, key_schema=body.key_schema, value_schema=body.value_schema, owner=body.owner, config=config
+            body.name,
+            key_schema=body.key_schema,
+            value_schema=body.value_schema,
+            owner=body.owner,
+            config=StoreConfig(**body.config.given()),
+            hybrid=body.hybrid.made() if body.hybrid is not None else None,
         )
         return _answer(store, status=201)
 
@@ -123,7 +145,7 @@ def _add_stores(app: FastAPI, controller: Controller) -> None:
 
     @app.patch(f"{PREFIX}/stores/{{store}}", response_model=Store, tags=["stores"])
     def update_store(store: str, body: UpdateStore) -> Response:
-        return _answer(controller.update_store(store, owner=body.owner, config=body.config.given()))
+        return _answer(controller.update_store(store, owner=body.owner, config=body.config.given(), hybrid=body.hybrid_given()))
 
     @app.delete(f"{PREFIX}/stores/{{store}}", status_code=204, tags=["stores"])
     def delete_store(store: str) -> Response:

@@ -15,7 +15,7 @@ from venice.control.catalog import Catalog
 from venice.errors import Corrupt, InvalidRequest
 from venice.log import Log
 from venice.model import Version, VersionStatus
-from venice.naming import parse_version_topic, snapshot_folder, version_topic
+from venice.naming import parse_version_topic, real_time_topic, snapshot_folder, version_topic
 from venice.rules.lifecycle import FAILED
 from venice.storage.manifest import Manifest
 
@@ -81,6 +81,21 @@ class Cleanup:
         self._grace_s = grace_s
         self._since_s: dict[str, float] = {}
         """Leftover → when it was first seen to be one."""
+        self._buried_s: dict[str, float] = {}
+        """Real-time topic of a deleted store → when it was first seen to be that."""
+
+    def sweep_real_time(self, catalog: Catalog) -> None:
+        """Delete the real-time topics of deleted stores that are due.
+
+        Unlike a version's topic theirs may be wanted again, by a new store of the name: no command may run meanwhile.
+        """
+        buried = {real_time_topic(name) for name in catalog.graveyards if name not in catalog.stores}
+        found = buried.intersection(self._log.topics()) if buried else ()
+        now_s = self._clock.monotonic_s()
+        self._buried_s = {topic: self._buried_s.get(topic, now_s) for topic in found}
+        for topic, since_s in self._buried_s.items():
+            if now_s - since_s >= self._grace_s:
+                self._log.delete_topic(topic)
 
     def sweep(self, catalog: Catalog) -> list[str]:
         """Delete what is due and return what could not be deleted: it is tried again at the next sweep.

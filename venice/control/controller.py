@@ -16,16 +16,16 @@ from random import Random
 
 from venice.clock import Clock
 from venice.control import pushes, stores, topics, upkeep
-from venice.control.answers import Health, NodeInfo, PushGrant, VersionInfo
+from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
 from venice.control.catalog import Catalog, Entity
 from venice.control.cleanup import Blobs, Cleanup
 from venice.control.policy import Policy
 from venice.control.reports import LIVE_S, Reports
 from venice.control.session import Session
-from venice.control.views import version_info, worker_info
+from venice.control.views import node_infos, version_info
 from venice.errors import Conflict, Unavailable, VeniceError
 from venice.log import Entry, Log
-from venice.model import SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
+from venice.model import HybridConfig, SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
 from venice.rules import lifecycle
 from venice.storage.snapshot import read_manifest
 
@@ -106,16 +106,29 @@ class Controller:
     # Stores and schemas.
 
     def create_store(
-        self, name: str, *, key_schema: str, value_schema: str | None = None, owner: str = "", config: StoreConfig | None = None
+        self,
+        name: str,
+        *,
+        key_schema: str,
+        value_schema: str | None = None,
+        owner: str = "",
+        config: StoreConfig | None = None,
+        hybrid: HybridConfig | None = None,
     ) -> Store:
         """Raises Conflict, InvalidRequest as `stores.created`."""
         with self._command() as catalog:
-            chosen = config if config is not None else StoreConfig()
-            now_ms = self._clock.now_ms()
-            self._write(
-                stores.created(catalog, name, owner=owner, key_schema=key_schema, value_schema=value_schema, config=chosen, now_ms=now_ms)
+            store = stores.created(
+                catalog,
+                name,
+                owner=owner,
+                key_schema=key_schema,
+                value_schema=value_schema,
+                config=config if config is not None else StoreConfig(),
+                hybrid=hybrid,
+                now_ms=self._clock.now_ms(),
             )
-            return self.catalog.stores[name]
+            topics.make_real_time(self._log, None, store)
+            return self._write(store).stores[name]
 
     def get_store(self, name: str) -> Store:
         """Raises NotFound."""
@@ -125,11 +138,20 @@ class Controller:
         """By name."""
         return tuple(store for _, store in sorted(self.catalog.stores.items()))
 
-    def update_store(self, name: str, *, owner: str | None = None, config: Mapping[str, int] | None = None) -> Store:
+    def update_store(
+        self,
+        name: str,
+        *,
+        owner: str | None = None,
+        config: Mapping[str, int] | None = None,
+        hybrid: HybridConfig | Keep | None = Keep.KEEP,
+    ) -> Store:
         """Raises NotFound, InvalidRequest."""
         with self._command() as catalog:
-            self._write(stores.updated(stores.find(catalog, name), owner, config or {}))
-            return self.catalog.stores[name]
+            store = stores.find(catalog, name)
+            changed = stores.updated(store, owner, config or {}, hybrid)
+            topics.make_real_time(self._log, store, changed)
+            return self._write(changed).stores[name]
 
     def delete_store(self, name: str) -> None:
         """Raises NotFound, and Conflict while a push is under way."""
@@ -162,23 +184,12 @@ class Controller:
             if known is not None:
                 self._heard_s[name, known.number] = self._clock.monotonic_s()
                 return self._grant(store, known, existing=True)
-            now_ms = self._clock.now_ms()
+            now_ms, region = self._clock.now_ms(), catalog.regions[self._policy.region].id
             store = upkeep.without_dead_push(store, self._policy, self._silent_s, now_ms)
             pushes.refuse_second(store, now_ms, self._silent_s(name, store.largest_version))
             store = pushes.with_room(store, now_ms, self._policy)
-            number = store.largest_version + 1
-            version = Version(
-                number=number,
-                push_id=push_id,
-                status=VersionStatus.STARTED,
-                partition_count=store.config.partition_count,
-                replication_factor=store.config.replication_factor,
-                topic_id=topics.fresh(self._log, name, number, store.config.partition_count),
-                created_ms=now_ms,
-                status_ms=now_ms,
-                deferred_swap=deferred_swap,
-            )
-            self._heard_s[name, number] = self._clock.monotonic_s()
+            version = topics.new_version(self._log, store, region=region, push_id=push_id, deferred_swap=deferred_swap, now_ms=now_ms)
+            self._heard_s[name, version.number] = self._clock.monotonic_s()
             self._write(lifecycle.started(store, version))
             return self._grant(self.catalog.stores[name], version, existing=False)
 
@@ -245,10 +256,7 @@ class Controller:
     def nodes(self) -> tuple[NodeInfo, ...]:
         """By id."""
         with self._lock:
-            return tuple(
-                NodeInfo(node=node, workers=tuple(worker_info(self._reports, worker) for worker in node.workers))
-                for _, node in sorted(self.catalog.nodes.items())
-            )
+            return node_infos(self.catalog, self._reports)
 
     def health(self) -> Health:
         """Always answers, also when the controller has stopped."""
@@ -298,6 +306,7 @@ class Controller:
             self._session.refresh()
             self._write(*upkeep.nodes(self.catalog, self._reports, self._policy))
             self._write(*upkeep.placements(self.catalog, self._reports, self._policy))
+            self._write(*upkeep.leaders(self.catalog, self._reports, self._policy))
             self._write(*upkeep.stores(self.catalog, self._reports, self._policy, self._silent_s, self._clock.now_ms()))
             pushing = {(name, version.number) for name, store in self.catalog.stores.items() if (version := lifecycle.ongoing(store))}
             self._heard_s = {key: heard_s for key, heard_s in self._heard_s.items() if key in pushing}
@@ -306,6 +315,7 @@ class Controller:
     def _sweep(self) -> None:
         with self._lock:
             catalog = self._session.refresh()
+            self._cleanup.sweep_real_time(catalog)
         # Deleting large folders takes its time: commands and swaps must not wait for it.
         self._problems = self._cleanup.sweep(catalog)
 
@@ -337,9 +347,8 @@ class Controller:
         with self._lock:
             yield self._session.refresh()
 
-    def _write(self, *entities: Entity) -> None:
-        if entities:
-            self._session.write(entities)
+    def _write(self, *entities: Entity) -> Catalog:
+        return self._session.write(entities) if entities else self.catalog
 
     def _swap(self, name: str, change: Callable[[Store, int], Store]) -> Store:
         with self._command() as catalog:
@@ -350,8 +359,7 @@ class Controller:
                     f"version {target.number} of store {name!r} has partitions without a ready replica",
                     hint="try again when its workers have reported; 'venice version list' shows how many are ready",
                 )
-            self._write(pushes.after_swap(store))
-            return self.catalog.stores[name]
+            return self._write(pushes.after_swap(store)).stores[name]
 
     def _end(
         self, name: str, number: int, status: VersionStatus, change: Callable[[Store, int, str, int], Store], reason: str

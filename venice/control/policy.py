@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from venice.config import Settings
+from venice.control.reports import LIVE_S
 
 HOUR_S = 3600.0
 
@@ -22,6 +23,8 @@ class Policy:
     """For so long workers keep a retired version open; its snapshot and topic stay for twice as long."""
     worker_lost_s: float = 30.0
     """A worker silent for so long is taken out of the catalog, and its partitions are placed elsewhere."""
+    leader_lost_s: float = LIVE_S
+    """A leader silent for so long is replaced, if another replica can lead."""
     ingest_timeout_s: float = 24 * HOUR_S
     """A sealed version that is not complete by then has failed."""
     rolled_back_s: float = 24 * HOUR_S

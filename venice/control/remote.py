@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from venice.clock import Clock
-from venice.control.answers import Health, NodeInfo, PushGrant, VersionInfo
+from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
 from venice.control.encoding import from_json
 from venice.errors import InvalidRequest, Unavailable
-from venice.model import Store, StoreConfig, ValueSchema
+from venice.model import HybridConfig, Store, StoreConfig, ValueSchema
 from venice.wire import error_of
 
 T = TypeVar("T")
@@ -38,11 +39,24 @@ class ControllerClient:
         self._timeout_s = timeout_s
 
     def create_store(
-        self, name: str, *, key_schema: str, value_schema: str | None = None, owner: str = "", config: StoreConfig | None = None
+        self,
+        name: str,
+        *,
+        key_schema: str,
+        value_schema: str | None = None,
+        owner: str = "",
+        config: StoreConfig | None = None,
+        hybrid: HybridConfig | None = None,
     ) -> Store:
         """Create a store; schemas are Avro JSON. Raises Conflict if it exists, InvalidRequest, Incompatible."""
-        chosen = config if config is not None else StoreConfig()
-        body = {"name": name, "owner": owner, "key_schema": key_schema, "value_schema": value_schema, "config": _config(chosen)}
+        body = {
+            "name": name,
+            "owner": owner,
+            "key_schema": key_schema,
+            "value_schema": value_schema,
+            "config": _fields(config if config is not None else StoreConfig()),
+            "hybrid": _fields(hybrid),
+        }
         return from_json(Store, self._call("POST", "/stores", body, again=False), "store")
 
     def get_store(self, name: str) -> Store:
@@ -53,9 +67,14 @@ class ControllerClient:
         """All stores, by name."""
         return _many(Store, self._call("GET", "/stores"))
 
-    def update_store(self, name: str, *, owner: str | None = None, **config: int) -> Store:
-        """Change the owner or fields of `StoreConfig`, by name; versions that exist keep what they were made with."""
-        body = {"owner": owner, "config": config}
+    def update_store(self, name: str, *, owner: str | None = None, hybrid: HybridConfig | Keep | None = Keep.KEEP, **config: int) -> Store:
+        """Change the owner or fields of `StoreConfig`, by name; versions that exist keep what they were made with.
+
+        With `hybrid`, versions pushed from now on follow the store's real-time topic; with None, they do not.
+        """
+        body: dict[str, Any] = {"owner": owner, "config": config}
+        if not isinstance(hybrid, Keep):
+            body["hybrid"] = _fields(hybrid)
         return from_json(Store, self._call("PATCH", f"/stores/{quote(name, safe='')}", body), "store")
 
     def delete_store(self, name: str) -> None:
@@ -160,8 +179,8 @@ class ControllerClient:
         return answer
 
 
-def _config(config: StoreConfig) -> dict[str, int]:
-    return {name: getattr(config, name) for name in StoreConfig.__slots__}
+def _fields(settings: StoreConfig | HybridConfig | None) -> dict[str, int] | None:
+    return asdict(settings) if settings is not None else None
 
 
 def _many(cls: type[T], answer: bytes) -> tuple[T, ...]:

@@ -43,6 +43,8 @@ class Progress:
     """Every partition has as many replicas ready as it needs."""
     failure: str
     """Why it cannot become complete; empty while it can."""
+    lag_records: int = 0
+    """What the replicas have left to merge or to fold, together."""
 
 
 class Reports:
@@ -101,21 +103,27 @@ class Reports:
         horizon_s = self._clock.monotonic_s() - within_s
         return [heard.report for _, heard in sorted(self._heard.items()) if heard.at_s >= horizon_s]
 
+    def replica(self, worker_id: str, store: str, version: int, partition: int) -> ReplicaReport | None:
+        """What the worker said last of a replica; None if nothing, or if it has not reported since this was made."""
+        heard = self._heard.get(worker_id)
+        return heard.replicas.get((store, version, partition)) if heard is not None else None
+
     def progress(self, store: str, version: Version, assignment: Assignment | None) -> Progress:
         """How far the version's replicas are, of those its assignment names."""
         if assignment is None:
             return Progress(0, False, "")
-        ready_partitions = 0
+        ready_partitions = lag_records = 0
         failure = ""
         for partition, ids in enumerate(assignment.replicas):
             least = needed(version.replication_factor, ids)
-            found = [(worker_id, self._replica(worker_id, store, version.number, partition)) for worker_id in ids]
+            found = [(worker_id, self.replica(worker_id, store, version.number, partition)) for worker_id in ids]
+            lag_records += sum(replica.lag_records for _, replica in found if replica is not None)
             errors = [(worker_id, replica) for worker_id, replica in found if replica is not None and replica.state is ReplicaState.ERROR]
             ready_partitions += sum(self._is_ready(worker_id, store, version.number, partition) for worker_id in ids) >= least
             if not failure and len(ids) - len(errors) < least:
                 worker_id, broken = errors[0]
                 failure = f"partition {partition} failed on worker {worker_id}: {broken.error or 'no reason given'}"
-        return Progress(ready_partitions, ready_partitions == len(assignment.replicas), failure)
+        return Progress(ready_partitions, ready_partitions == len(assignment.replicas), failure, lag_records)
 
     def readable(self, store: str, version: Version, assignment: Assignment | None) -> bool:
         """Every partition has a replica that is ready."""
@@ -134,10 +142,6 @@ class Reports:
     def close(self) -> None:
         self._reader.close()
 
-    def _replica(self, worker_id: str, store: str, version: int, partition: int) -> ReplicaReport | None:
-        heard = self._heard.get(worker_id)
-        return heard.replicas.get((store, version, partition)) if heard is not None else None
-
     def _is_ready(self, worker_id: str, store: str, version: int, partition: int) -> bool:
-        replica = self._replica(worker_id, store, version, partition)
+        replica = self.replica(worker_id, store, version, partition)
         return replica is not None and replica.state is ReplicaState.READY and self.silent_s(worker_id) <= LIVE_S

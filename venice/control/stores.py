@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 
+from venice.control.answers import Keep
 from venice.control.catalog import Catalog
 from venice.errors import Conflict, InvalidRequest, NotFound
-from venice.model import Graveyard, Store, StoreConfig, ValueSchema
+from venice.model import Graveyard, HybridConfig, Store, StoreConfig, ValueSchema
 from venice.naming import check_store_name
 from venice.rules import lifecycle
 from venice.schema import registry
@@ -20,6 +21,12 @@ LIMITS: dict[str, tuple[int, int]] = {
     "record_bytes_max": (1, 1 << 30),
 }
 """Smallest and largest value of each field of `StoreConfig`."""
+
+HYBRID_LIMITS: dict[str, tuple[int, int]] = {
+    "rewind_s": (0, 10 * 366 * 86_400),
+    "lag_records_max": (0, 1 << 40),
+}
+"""Smallest and largest value of each field of `HybridConfig`."""
 
 
 def find(catalog: Catalog, name: str) -> Store:
@@ -33,7 +40,15 @@ def find(catalog: Catalog, name: str) -> Store:
 
 
 def created(
-    catalog: Catalog, name: str, *, owner: str, key_schema: str, value_schema: str | None, config: StoreConfig, now_ms: int
+    catalog: Catalog,
+    name: str,
+    *,
+    owner: str,
+    key_schema: str,
+    value_schema: str | None,
+    config: StoreConfig,
+    hybrid: HybridConfig | None,
+    now_ms: int,
 ) -> Store:
     """A new store. Its version numbers and schema ids go on where those of a deleted store of its name ended.
 
@@ -54,16 +69,18 @@ def created(
         largest_version=grave.largest_version if grave is not None else 0,
         created_ms=now_ms,
     )
+    store = _with_hybrid(store, hybrid)
     return store if value_schema is None else with_schema(catalog, store, value_schema)[0]
 
 
-def updated(store: Store, owner: str | None, config: Mapping[str, int]) -> Store:
+def updated(store: Store, owner: str | None, config: Mapping[str, int], hybrid: HybridConfig | Keep | None) -> Store:
     """The store with another owner or configuration; what a version took a copy of stays. Raises InvalidRequest."""
     for name in config:
         if name not in LIMITS:
             raise InvalidRequest(f"a store has no setting {name!r}", hint=f"its settings are {', '.join(LIMITS)}")
     changed = _checked(replace(store.config, **config))
-    return replace(store, owner=store.owner if owner is None else owner, config=changed)
+    store = replace(store, owner=store.owner if owner is None else owner, config=changed)
+    return store if isinstance(hybrid, Keep) else _with_hybrid(store, hybrid)
 
 
 def buried(store: Store, now_ms: int) -> Graveyard:
@@ -96,9 +113,21 @@ def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, Value
     return replace(store, value_schemas=schemas), schema
 
 
+def _with_hybrid(store: Store, hybrid: HybridConfig | None) -> Store:
+    """Versions pushed from now on follow the real-time topic, or (None) do not; the topic stays as it was first made."""
+    if hybrid is None:
+        return replace(store, hybrid=None)
+    _check(hybrid, HYBRID_LIMITS)
+    return replace(store, hybrid=hybrid, real_time_partitions=store.real_time_partitions or store.config.partition_count)
+
+
 def _checked(config: StoreConfig) -> StoreConfig:
-    for name, (least, most) in LIMITS.items():
-        value = getattr(config, name)
+    _check(config, LIMITS)
+    return config
+
+
+def _check(settings: object, limits: Mapping[str, tuple[int, int]]) -> None:
+    for name, (least, most) in limits.items():
+        value = getattr(settings, name)
         if not least <= value <= most:
             raise InvalidRequest(f"{name} cannot be {value}", hint=f"use {least} to {most}")
-    return config

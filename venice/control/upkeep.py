@@ -13,9 +13,12 @@ from venice.control.catalog import Catalog
 from venice.control.policy import Policy
 from venice.control.pushes import after_swap
 from venice.control.reports import LIVE_S, Reports
-from venice.model import Assignment, Node, Region, Store, Version, VersionStatus, Worker
+from venice.model import Assignment, Leadership, Node, Region, ReplicaState, Store, Version, VersionStatus, Worker
 from venice.rules import lifecycle
 from venice.rules.placement import place
+
+_LEADING = (ReplicaState.READY, ReplicaState.FOLLOWING)
+"""States in which a replica can lead, best first."""
 
 Silence = Callable[[str, int], float]
 """(store, version) → seconds since its push was heard of."""
@@ -87,6 +90,43 @@ def _needs_placing(version: Version, before: Assignment | None, members: list[No
     return any(len(row) < copies or not live.issuperset(row) for row in before.replicas)
 
 
+def leaders(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assignment]:
+    """Assignments of hybrid versions in which a partition has no leader yet, or one that cannot lead any more.
+
+    Each leader after the first has a term one larger than the one before it. A leader that nobody can follow keeps its
+    own: when its worker is back, in whatever life, it leads again.
+    """
+    changed: list[Assignment] = []
+    for (name, number), assignment in catalog.assignments.items():
+        version = catalog.stores[name].version(number)
+        if version is None or version.hybrid is None or version.status in lifecycle.FAILED:
+            continue
+        before = assignment.leaders or (None,) * len(assignment.replicas)
+        after = tuple(_leader(assignment, partition, leader, reports, policy) for partition, leader in enumerate(before))
+        if after != before:
+            changed.append(replace(assignment, leaders=after))
+    return changed
+
+
+def _leader(assignment: Assignment, partition: int, before: Leadership | None, reports: Reports, policy: Policy) -> Leadership | None:
+    ids = assignment.replicas[partition]
+
+    def state(worker: str) -> ReplicaState | None:
+        replica = reports.replica(worker, assignment.store, assignment.version, partition)
+        return replica.state if replica is not None and reports.silent_s(worker) <= policy.leader_lost_s else None
+
+    if before is not None and before.worker in ids:
+        # A controller that has just started hears of the leader within a second: until then it is taken to be well.
+        unheard = reports.latest(before.worker) is None and reports.silent_s(before.worker) <= policy.leader_lost_s
+        if unheard or state(before.worker) in _LEADING:
+            return before
+    # One that is ready has folded nearly all there is, so it leads sooner than one that has just been attached.
+    chosen = next((worker for wanted in _LEADING for worker in ids if state(worker) is wanted), None)
+    if chosen is None or (before is not None and chosen == before.worker):
+        return before
+    return Leadership(worker=chosen, term=before.term + 1 if before is not None else 1)
+
+
 def stores(catalog: Catalog, reports: Reports, policy: Policy, silent_s: Silence, now_ms: int) -> list[Store]:
     """Stores in which a version is complete, has failed, or has been kept for long enough."""
     changed: list[Store] = []
@@ -120,7 +160,8 @@ def _advanced(store: Store, version: Version, catalog: Catalog, reports: Reports
     if progress.failure:
         return lifecycle.failed(store, version.number, progress.failure, now_ms)
     if now_ms - version.created_ms > policy.ingest_timeout_s * 1000:
-        reason = f"only {progress.ready_partitions} of {version.partition_count} partitions were ready in time"
+        behind = f", {progress.lag_records} records behind" if version.hybrid is not None else ""
+        reason = f"only {progress.ready_partitions} of {version.partition_count} partitions were ready in time{behind}"
         return lifecycle.failed(store, version.number, reason, now_ms)
     return store
 

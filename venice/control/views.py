@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from venice.control.answers import VersionInfo, WorkerInfo
+from venice.control.answers import NodeInfo, VersionInfo, WorkerInfo
 from venice.control.catalog import Catalog
 from venice.control.reports import LIVE_S, Reports
 from venice.model import ReplicaState, Store, Version, Worker
@@ -12,13 +12,24 @@ from venice.rules import lifecycle
 def version_info(catalog: Catalog, reports: Reports, store: Store, version: Version) -> VersionInfo:
     """A version and how far its replicas are."""
     assignment = catalog.assignments.get((store.name, version.number))
+    progress = reports.progress(store.name, version, assignment)
     return VersionInfo(
         store=store.name,
         version=version,
         status=version.status.name,
         role=lifecycle.role(store, version),
-        ready_partitions=reports.progress(store.name, version, assignment).ready_partitions,
+        ready_partitions=progress.ready_partitions,
         placed=assignment is not None,
+        leaders=assignment.leaders if assignment is not None else (),
+        lag_records=progress.lag_records,
+    )
+
+
+def node_infos(catalog: Catalog, reports: Reports) -> tuple[NodeInfo, ...]:
+    """All nodes and their workers, by id."""
+    return tuple(
+        NodeInfo(node=node, workers=tuple(worker_info(reports, worker) for worker in node.workers))
+        for _, node in sorted(catalog.nodes.items())
     )
 
 
