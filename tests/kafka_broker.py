@@ -15,7 +15,7 @@ BROKER = Path(__file__).resolve().parent.parent / "docker" / "kafka" / "broker.p
 
 def run_broker(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`broker.py start FOLDER` or `stop FOLDER`."""
-    return subprocess.run([sys.executable, str(BROKER), command, str(folder)], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, str(BROKER), command, str(folder)], capture_output=True, text=True, check=False, timeout=280)
 
 
 @pytest.fixture(scope="session")

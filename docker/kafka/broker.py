@@ -23,8 +23,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 JARS = HERE / "target" / "jars"
+QUICK_START = ["-XX:TieredStopAtLevel=1"]  # Half the start, at the price of a slower broker later.
 STARTED = "Kafka Server started"
-START_S = 60.0
+START_S = 240.0  # A busy machine takes its time to start a JVM.
 STOP_S = 30.0
 
 # Fixed, so that a folder formatted once is recognised ever after; nothing here is shared with another cluster.
@@ -73,7 +74,7 @@ def jars_are_there() -> bool:
     return any(JARS.glob("kafka-server-[0-9]*.jar")) and any(JARS.glob("log4j-slf4j-impl-*.jar"))
 
 
-def start(folder: Path, port: int | None) -> str:
+def start(folder: Path, port: int | None, *, full_speed: bool) -> str:
     """Start the broker of `folder` and return its URL once it answers. A running one is left alone."""
     if shutil.which("java") is None:
         raise Refused("Java 17 is needed: apt-get install openjdk-17-jre-headless")
@@ -84,12 +85,16 @@ def start(folder: Path, port: int | None) -> str:
     properties = folder / "server.properties"
     if not properties.exists():
         ports = (port or free_port(), free_port())
-        properties.write_text(PROPERTIES.format(port=ports[0], controller_port=ports[1], data=folder / "data"))
-        java(folder, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties), wait=True)
+        unfinished = folder / "unfinished.properties"
+        unfinished.write_text(PROPERTIES.format(port=ports[0], controller_port=ports[1], data=folder / "data"))
+        tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(unfinished))
+        if java(folder, QUICK_START, *tool).wait() != 0:
+            raise Refused(f"the broker's folder could not be made: see {folder / 'broker.log'}")
+        unfinished.rename(properties)
     url = f"kafka:127.0.0.1:{port_of(properties)}"
     if running(folder) is None:
         starts = count_starts(folder)
-        process = java(folder, "kafka.Kafka", str(properties), wait=False)
+        process = java(folder, [] if full_speed else QUICK_START, "kafka.Kafka", str(properties))
         (folder / "broker.pid").write_text(str(process.pid))
         wait_until_started(folder, process, starts)
     return url
@@ -122,19 +127,16 @@ def running(folder: Path) -> int | None:
     return process if "kafka.Kafka" in command and not command.startswith("Z") else None
 
 
-def java(folder: Path, *arguments: str, wait: bool) -> subprocess.Popen[bytes]:
-    options = ["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+def java(folder: Path, options: list[str], *arguments: str) -> subprocess.Popen[bytes]:
+    common = ["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
     with (folder / "broker.log").open("ab") as output:
-        process = subprocess.Popen(
-            ["java", *options, "-cp", f"{JARS}/*", *arguments],
+        return subprocess.Popen(
+            ["java", *common, *options, "-cp", f"{JARS}/*", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    if wait and process.wait() != 0:
-        raise Refused(f"the broker's folder could not be made: see {folder / 'broker.log'}")
-    return process
 
 
 def count_starts(folder: Path) -> int:
@@ -172,13 +174,14 @@ def main() -> int:
     starting = commands.add_parser("start", help="start the broker of a folder and print its URL")
     starting.add_argument("folder", type=Path)
     starting.add_argument("--port", type=int, help="port of a new broker (default: a free one)")
+    starting.add_argument("--full-speed", action="store_true", help="let the JVM optimise fully: starts slower, for benchmarks")
     commands.add_parser("stop", help="stop the broker of a folder").add_argument("folder", type=Path)
     arguments = parser.parse_args()
     try:
         if arguments.command == "fetch":
             fetch()
         elif arguments.command == "start":
-            print(start(arguments.folder, arguments.port))
+            print(start(arguments.folder, arguments.port, full_speed=arguments.full_speed))
         else:
             stop(arguments.folder)
     except Refused as refused:
