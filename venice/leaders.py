@@ -106,7 +106,7 @@ class LeaderSet:
         """
         wanted = self._wanted
         now_s = self._clock.monotonic_s()
-        for name in [name for name, session in self._sessions.items() if wanted.get(name) != session.led]:
+        for name in [name for name, session in self._sessions.items() if not _is_same(session.led, wanted.get(name))]:
             self._end(name)
         for name, led in wanted.items():
             session = self._sessions.get(name)
@@ -267,6 +267,11 @@ class LeaderSet:
 
     def _reads(self, led: Led, partition: int) -> bool:
         return partition in self._real_time_partitions(led)
+
+
+def _is_same(led: Led, wanted: Led | None) -> bool:
+    """Whether a session goes on: a version whose status changes, at its swap, is led as before."""
+    return wanted is not None and (led.term, led.region, led.version.topic_id) == (wanted.term, wanted.region, wanted.version.topic_id)
 
 
 def _is_due(session: _Session, now_s: float) -> bool:

@@ -224,7 +224,8 @@ class ReplicaReport:
     row_count: int = 0
     error: str = ""
     lag_records: int = 0
-    """Real-time records its leader has left to merge, if this replica leads; version-topic records left to fold otherwise."""
+    """Real-time records left to merge, if this replica leads; otherwise what is left to fold of the version topic as it was when
+    the replica was opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

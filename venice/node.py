@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from urllib.parse import urlsplit
 
@@ -24,14 +25,15 @@ from venice.errors import Conflict, VeniceError
 from venice.leaders import LeaderSet, Led, Merged
 from venice.log import Entry, Log
 from venice.log.open import open_log
-from venice.model import VersionStatus, Worker, WorkerReport
-from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC
+from venice.model import ReplicaReport, VersionStatus, Worker, WorkerReport
+from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
 from venice.record import Kind, Record
 from venice.replicas import OpenVersions, ReplicaSet, Wanted
+from venice.serve.exposition import CONTENT_TYPE, with_metrics
 from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
-from venice.telemetry import log_event
+from venice.telemetry import CATALOG_SEQUENCE, PENDING_REQUESTS, REPLICAS, STORES, WORKERS, Metrics, log_event
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -91,7 +93,7 @@ class WorkerRuntime:
         self._want(self._tail.catalog)
         self._tail.subscribe(self._want)
         handler = WorkerHandler(lambda: self._tail.catalog, lambda: self._replicas.open, on_corrupt=self._replicas.condemn)
-        self._server = HttpServer(handler.handle, settings.worker_host, settings.worker_port + self.index)
+        self._server = HttpServer(with_metrics(handler.handle, self._metrics()), settings.worker_host, settings.worker_port + self.index)
         self._server.start()
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         reporter.start()
@@ -140,6 +142,17 @@ class WorkerRuntime:
         self._log.close()
         log_event("worker_stopped", worker=self.id)
 
+    def _metrics(self) -> Metrics:
+        metrics = Metrics()
+        metrics.watch(CATALOG_SEQUENCE, lambda: self._tail.catalog.sequence)
+        metrics.watch(PENDING_REQUESTS, lambda: self._server.pending)
+        for state in ReplicaState:
+            metrics.watch(REPLICAS, partial(self._count, state), state=state.value)
+        return metrics
+
+    def _count(self, state: ReplicaState) -> int:
+        return sum(report.state is state for report in self._replicas.reports())
+
     def _want(self, catalog: Catalog) -> None:
         wanted: list[Wanted] = []
         led: list[Led] = []
@@ -171,7 +184,7 @@ class WorkerRuntime:
                 worker=self._worker,
                 catalog_sequence=self._tail.catalog.sequence,
                 reported_ms=self._clock.now_ms(),
-                replicas=self._replicas.reports(),
+                replicas=tuple(self._with_lag(replica) for replica in self._replicas.reports()),
             )
             record = Record(kind=Kind.REPORT, key=f"worker/{self.id}".encode(), value=to_json(report), timestamp_ms=report.reported_ms)
             try:
@@ -179,6 +192,11 @@ class WorkerRuntime:
             except VeniceError as error:
                 # The next report is a full state again: nothing is lost by leaving this one out.
                 log_event("report_failed", worker=self.id, reason=str(error))
+
+    def _with_lag(self, replica: ReplicaReport) -> ReplicaReport:
+        """The report of a replica that leads says what is left to merge."""
+        lag_records = self._leaders.lag(replica_name(replica.store, replica.version, replica.partition))
+        return replica if lag_records is None else replace(replica, lag_records=lag_records)
 
 
 def ensure_topics(log: Log) -> None:
@@ -207,8 +225,10 @@ def run_controller(settings: Settings) -> None:
         server.should_exit = True
 
     controller = Controller(log, clock, Policy.of(settings), rng=Random(secrets.randbits(128)), on_stop=stop)
+    app = build_app(controller)
+    app.get("/metrics", include_in_schema=False)(_controller_metrics(controller))
     server = uvicorn.Server(
-        uvicorn.Config(build_app(controller), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False)
+        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False)
     )
     # uvicorn stops at a signal and then raises it again: without a handler of ours that would end the process right there.
     on_stop_signal(lambda: None)
@@ -222,6 +242,17 @@ def run_controller(settings: Settings) -> None:
         log.close()
 
 
+def _controller_metrics(controller: Controller) -> Callable[[], PlainTextResponse]:
+    from fastapi.responses import PlainTextResponse
+
+    metrics = Metrics()
+    metrics.watch(CATALOG_SEQUENCE, lambda: controller.health().catalog_sequence)
+    metrics.watch(STORES, lambda: controller.health().stores)
+    metrics.watch(WORKERS, lambda: controller.health().workers_live, state="live")
+    metrics.watch(WORKERS, lambda: controller.health().workers - controller.health().workers_live, state="silent")
+    return lambda: PlainTextResponse(metrics.exposition(), media_type=CONTENT_TYPE.decode())
+
+
 def run_router(settings: Settings) -> None:
     """Run a router until SIGTERM or SIGINT."""
     clock = SystemClock()
@@ -231,7 +262,10 @@ def run_router(settings: Settings) -> None:
     tail.start()
     host, port = host_port(settings.router_url)
     router = Router(tail)
-    server = HttpServer(router.handle, host, port)
+    metrics = Metrics()
+    metrics.watch(CATALOG_SEQUENCE, lambda: tail.catalog.sequence)
+    metrics.watch(PENDING_REQUESTS, lambda: server.pending)
+    server = HttpServer(with_metrics(router.handle, metrics), host, port)
     server.start()
     try:
         wait_for_stop()

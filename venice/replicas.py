@@ -259,13 +259,13 @@ class ReplicaSet:
             replica.fold = ReplicaFold(storage)
             if self._log.topic_id(topic) != replica.wanted.version.topic_id:
                 raise Corrupt(f"topic {topic} is not the one version {replica.wanted.version.number} was created with")
+            replica.target = self._log.end_offset(topic, replica.wanted.partition)
             self._reader.assign(topic, replica.wanted.partition, replica.fold.next_offset)
         except VeniceError as error:
             self._fail(replica, str(error), now_s)
         except Exception as error:  # noqa: BLE001 - whatever ails one replica must not stop the others of this process
             self._fail(replica, f"{type(error).__name__}: {error}", now_s)
         else:
-            replica.target = self._log.end_offset(topic, replica.wanted.partition)
             replica.state = ReplicaState.READY if _is_ready(replica, replica.fold) else ReplicaState.FOLLOWING
             log_event("replica_ready", replica=replica.wanted.name, rows=storage.row_count)
 
@@ -338,4 +338,5 @@ def _report(replica: _Replica) -> ReplicaReport:
         next_offset=storage.position.next_offset if storage else 0,
         row_count=storage.row_count if storage else 0,
         error=replica.error,
+        lag_records=max(0, replica.target - storage.position.next_offset) if storage else 0,
     )
