@@ -1,7 +1,7 @@
 """The log on Apache Kafka, for clusters of any size.
 
 A topic's records live in the values of its messages; the key of each names the topic's id, so that a reader is not
-fooled by a topic that was deleted and created again under its name. `docs/decisions/0003-kafka-log.md` says why.
+fooled by a topic that was deleted and created again under its name. `docs/decisions/0008-kafka-log.md` says why.
 """
 
 from __future__ import annotations
