@@ -218,7 +218,9 @@ class _Push:
         size = plan.source.measure(connection)
         begun = PushBegun(
             store=self._store, version=target.version if heartbeat is not None else None, push_id=self._push_id,
-            source=str(plan.source), partition_count=target.partition_count, rows_total=size.rows, columns_ignored=plan.columns_ignored,
+            source=str(plan.source),
+            partition_count=target.partition_count, rows_total=size.rows, columns_ignored=plan.columns_ignored,
+            fields_defaulted=plan.value.defaulted,
         )  # fmt: skip
         self._reporter.say(begun)
         return build(

@@ -8,7 +8,7 @@ to read it; in JSON what looks like a date may be text as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from venice.schema.types import Array, EnumType, Field, Fixed, Logical, MapType, Primitive, Record, Ref, Schema, Type, Union
 
@@ -124,7 +124,7 @@ class Fit:
         here = path or "."
         match node:
             case Array(items):
-                return self.misfit(items, column.children[0][1], f"{path}[]") if column.id in ("list", "array") else here
+                return self.misfit(items, _children(column)[0][1], f"{path}[]") if column.id in ("list", "array") else here
             case MapType(values):
                 return self._map(values, column, path)
             case Record(_, fields):
@@ -156,7 +156,7 @@ class Fit:
             return ""
         if column.id != "map":
             return path or "."
-        (_, key_type), (_, value_type) = column.children
+        (_, key_type), (_, value_type) = _children(column)
         return self.misfit(values, value_type, f"{path}[]") if key_type.id in _TEXTS else path or "."
 
     def _record(self, fields: tuple[Field, ...], column: DuckDBPyType, path: str) -> str:
@@ -164,7 +164,7 @@ class Fit:
             return ""
         if column.id != "struct":
             return path or "."
-        children = dict(column.children)
+        children = dict(_children(column))
         for field in fields:
             inner = f"{path}.{field.name}"
             if field.name not in children:
@@ -175,6 +175,11 @@ class Fit:
             if found:
                 return found
         return ""
+
+
+def _children(column: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
+    # Typed more loosely than it is: only enums and decimals have children that are no types.
+    return cast("list[tuple[str, DuckDBPyType]]", column.children)
 
 
 def quote(name: str) -> str:

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from venice.errors import InvalidRequest
 from venice.push.keys import KeyColumn, Order
-from venice.schema.codec import key_codec
 
 _EXAMPLES_MAX: Final = 5
 _KEY_TEXT_MAX: Final = 80
@@ -44,7 +43,8 @@ class DuplicatePolicy:
             return order.rows
         if not self.allow:
             self._refuse_conflicts(order, keys, values)
-        return order.rows[~np.append(order.same[1:], False)]
+        kept: npt.NDArray[np.intp] = order.rows[~np.append(order.same[1:], False)]
+        return kept
 
     def _refuse_conflicts(self, order: Order, keys: KeyColumn, values: pa.Array) -> None:
         second = np.flatnonzero(order.same)
@@ -63,6 +63,8 @@ class DuplicatePolicy:
 
 def describe_key(row_schema: str, key: bytes) -> str:
     """A key that was serialized as a record, as a reader of an error knows it."""
+    from venice.schema.codec import key_codec  # Only errors need it, and the writing processes start faster without.
+
     value = key_codec(row_schema).decode(key)
     text = repr(next(iter(value.values())) if len(value) == 1 else value)
     return text if len(text) <= _KEY_TEXT_MAX else text[:_KEY_TEXT_MAX] + "…"

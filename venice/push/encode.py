@@ -48,8 +48,8 @@ class RowEncoder:
         self._connection = connection
         self._key_columns = range(len(plan.key.fields))
         self._value_columns = range(len(plan.key.fields), len(plan.key.fields) + len(plan.value.fields))
-        self._key = _encoder(plan.key, schema, self._key_columns)
-        self._value = _encoder(plan.value, schema, self._value_columns)
+        self._key = ColumnEncoder(plan.key.row_schema, _part_schema(plan.key, schema, self._key_columns), key=True)
+        self._value = ColumnEncoder(plan.value.row_schema, _part_schema(plan.value, schema, self._value_columns), prefix=prefix)
 
     def encode(self, batch: pa.RecordBatch) -> Encoded:
         """Encode the rows of one batch.
@@ -67,14 +67,16 @@ class RowEncoder:
         for field, column in zip(self._plan.value.fields, self._value_columns, strict=True):
             if not field.nullable and batch.column(column).null_count:
                 raise self._null_error(self._plan.value, field)
-        keys = self._key.encode(_part(batch, self._plan.key, self._key_columns))
-        if self._plan.value.fields:
-            values = self._value.encode(_part(batch, self._plan.value, self._value_columns))
-        else:
-            values = pa.array([b""] * batch.num_rows, pa.binary())  # A record without fields has no columns, and no bytes.
+        try:
+            keys = self._key.encode(_part(batch, self._plan.key, self._key_columns))
+            if self._plan.value.fields:
+                values = self._value.encode(_part(batch, self._plan.value, self._value_columns))
+            else:
+                values = pa.repeat(pa.scalar(self._prefix, pa.binary()), batch.num_rows)  # A record without fields has no columns.
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{self._plan.source}: {error.message}", hint=error.hint, **error.data) from error
         self._check_sizes(keys, values)
-        stored = pc.binary_join_element_wise(pa.scalar(self._prefix, values.type), values, pa.scalar(b"", values.type))
-        return Encoded(keys, stored, skipped)
+        return Encoded(keys, values, skipped)
 
     def _drop_empty(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         columns = [batch.column(column) for column in self._value_columns]
@@ -88,8 +90,8 @@ class RowEncoder:
 
     def _check_sizes(self, keys: pa.Array, values: pa.Array) -> None:
         if values.nbytes <= self._value_bytes_max:
-            return
-        sizes = pc.binary_length(values).to_numpy(zero_copy_only=False)
+            return  # All of them together are smaller than one may be.
+        sizes = pc.binary_length(values).to_numpy(zero_copy_only=False) - len(self._prefix)
         row = int(sizes.argmax())
         if sizes[row] > self._value_bytes_max:
             raise Full(
@@ -120,9 +122,8 @@ class RowEncoder:
         )  # fmt: skip
 
 
-def _encoder(side: Side, schema: pa.Schema, columns: Sequence[int]) -> ColumnEncoder:
-    part = pa.schema([schema.field(column).with_name(_name(field)) for field, column in zip(side.fields, columns, strict=True)])
-    return ColumnEncoder(side.row_schema, part)
+def _part_schema(side: Side, schema: pa.Schema, columns: Sequence[int]) -> pa.Schema:
+    return pa.schema([pa.field(_name(field), schema.field(column).type) for field, column in zip(side.fields, columns, strict=True)])
 
 
 def _part(batch: pa.RecordBatch, side: Side, columns: Sequence[int]) -> pa.RecordBatch:

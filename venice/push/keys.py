@@ -5,7 +5,7 @@ Write path: read → encode → partition → **sort** → seal.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from venice.push.md5 import U64, Words, partitions_of
 _WORD: Final = 8
 _MASKS: Final = np.array([(2**64 - 1) ^ (2 ** (8 * (8 - kept)) - 1) for kept in range(9)], np.uint64)
 """Mask that keeps the first 0 to 8 bytes of a big-endian word."""
+
+
+Groups = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 
 
 class KeyColumn(NamedTuple):
@@ -51,9 +54,11 @@ def key_column(lengths: npt.NDArray[np.int32], data: bytes) -> KeyColumn:
     return KeyColumn(words, lengths, starts, data)
 
 
-def partitions(keys: KeyColumn, count: int) -> npt.NDArray[np.int32]:
+def partitions(keys: KeyColumn, count: int) -> Groups:
     """Partition of each key among `count`."""
-    return partitions_of(keys.words, keys.lengths, keys.data, keys.starts, count)
+    found = partitions_of(keys.words, keys.lengths, keys.data, keys.starts, count)
+    # NumPy sorts 16-bit numbers by radix, several times faster.
+    return found.astype(np.uint16) if count <= 2**16 else found
 
 
 class Order(NamedTuple):
@@ -63,7 +68,7 @@ class Order(NamedTuple):
     same: npt.NDArray[np.bool_]
 
 
-def sort(keys: KeyColumn, groups: npt.NDArray[np.int32] | None, sequence: npt.NDArray[np.int32] | None = None) -> Order:
+def sort(keys: KeyColumn, groups: Groups | None, sequence: npt.NDArray[np.int32] | None = None) -> Order:
     """Rows by (group, key bytes); equal keys by `sequence`, then by row.
 
     Sorts by the first word and looks at the others only where it ties.
@@ -77,7 +82,8 @@ def sort(keys: KeyColumn, groups: npt.NDArray[np.int32] | None, sequence: npt.ND
         same[1:] = keys.words[0][first] == keys.words[0][second] if keys.words else True
         if groups is not None:
             same[1:] &= groups[first] == groups[second]
-    for column in [*keys.words[1:], keys.lengths]:
+    columns: list[npt.NDArray[Any]] = [*keys.words[1:], keys.lengths]
+    for column in columns:
         if not same.any():
             return Order(rows, same)
         tied = np.flatnonzero(same | np.append(same[1:], False))
@@ -89,9 +95,7 @@ def sort(keys: KeyColumn, groups: npt.NDArray[np.int32] | None, sequence: npt.ND
     return Order(rows, same)
 
 
-def _sort_ties(
-    rows: npt.NDArray[np.intp], same: npt.NDArray[np.bool_], tied: npt.NDArray[np.intp], column: npt.NDArray[np.generic]
-) -> None:
+def _sort_ties(rows: npt.NDArray[np.intp], same: npt.NDArray[np.bool_], tied: npt.NDArray[np.intp], column: npt.NDArray[Any]) -> None:
     """Sort, in place, each group of equal rows among `tied` positions by `column`."""
     group = np.cumsum(~same[tied])
     members = rows[tied]

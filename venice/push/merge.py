@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import pyarrow as pa
 from venice.errors import Unavailable
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.keys import KeyColumn, Order, key_column, sort
-from venice.push.runs import Block, assemble, flatten
+from venice.push.runs import Block, assemble, raw
 
 STEP_BYTES: Final = 8 << 20
 """Least a step loads: few enough bytes for a core's cache, enough rows to make NumPy's overhead small."""
@@ -29,17 +29,29 @@ class Sorted(NamedTuple):
 
     keys: list[bytes]
     values: list[bytes]
+    bytes: int
+    """Of keys and values together."""
     duplicates: int
 
 
 class _Held(NamedTuple):
     """Rows in memory: key lengths and bytes, value lengths and bytes, and the run each row is from."""
 
-    key_lengths: npt.NDArray[np.int32]
-    key_data: bytes
+    key_lengths: npt.NDArray[np.uint32]
+    key_data: npt.NDArray[np.uint8]
     value_lengths: npt.NDArray[np.uint32]
-    value_data: bytes
+    value_data: npt.NDArray[np.uint8]
     runs: npt.NDArray[np.int32]
+
+
+def _held(rows: int, key_bytes: int, value_bytes: int) -> _Held:
+    return _Held(
+        np.empty(rows, np.uint32),
+        np.empty(key_bytes, np.uint8),
+        np.empty(rows, np.uint32),
+        np.empty(value_bytes, np.uint8),
+        np.empty(rows, np.int32),
+    )
 
 
 def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = STEP_BYTES) -> Iterator[Sorted]:
@@ -52,57 +64,65 @@ def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = ST
     runs = len({block.run for block in pending})
     # Fewer bytes than one block of each run would load, and sort again, mostly rows that must wait.
     step_bytes = max(step_bytes, 2 * runs * (sum(block.size for block in pending) // max(1, len(pending))))
-    waiting: list[_Held] = []
+    waiting = _held(0, 0, 0)
     low = 0
     while low < len(pending):
         high, loaded = low, 0
         while high < len(pending) and (loaded < step_bytes or high == low):
             loaded += pending[high].size
             high += 1
-        held = _join([*waiting, *(_load(block) for block in pending[low:high])])
+        held = _load(waiting, pending[low:high])
         bound = pending[high].first if high < len(pending) else None
         low = high
-        column = key_column(held.key_lengths, held.key_data)
+        column = key_column(held.key_lengths.astype(np.int32), held.key_data.tobytes())
         order = sort(column, None, held.runs)
         cut = _rows_below(column, order, bound)
+        keys = assemble(held.key_lengths, held.key_data)
         values = assemble(held.value_lengths, held.value_data)
-        keys = assemble(held.key_lengths.astype(np.uint32), held.key_data)
         ready = policy.settle(Order(order.rows[:cut], order.same[:cut]), column, values)
-        waiting = [_take(keys, values, held.runs, order.rows[cut:])]
+        waiting = _take(keys, values, held.runs, order.rows[cut:])
         if cut:
             picked = pa.array(ready)
-            yield Sorted(_objects(keys.take(picked)), _objects(values.take(picked)), cut - len(ready))
+            size = int(held.key_lengths[ready].sum()) + int(held.value_lengths[ready].sum())
+            yield Sorted(_objects(keys.take(picked)), _objects(values.take(picked)), size, cut - len(ready))
 
 
-def _load(block: Block) -> _Held:
-    data = os.pread(block.descriptor, block.size, block.offset)
-    if len(data) != block.size:
-        raise Unavailable("the push's scratch file ended early", hint="push again")
-    lengths = np.frombuffer(data, np.uint32, 2 * block.rows)
-    values_from = 8 * block.rows + block.key_bytes
-    return _Held(
-        lengths[: block.rows].astype(np.int32),
-        data[8 * block.rows : values_from],
-        lengths[block.rows :],
-        data[values_from:],
-        np.full(block.rows, block.run, np.int32),
-    )
-
-
-def _join(parts: list[_Held]) -> _Held:
-    return _Held(
-        np.concatenate([part.key_lengths for part in parts]),
-        b"".join([part.key_data for part in parts]),
-        np.concatenate([part.value_lengths for part in parts]),
-        b"".join([part.value_data for part in parts]),
-        np.concatenate([part.runs for part in parts]),
-    )
+def _load(waiting: _Held, blocks: list[Block]) -> _Held:
+    """The rows that wait, then those of `blocks`: read from disk into their places, without a copy."""
+    rows = len(waiting.runs) + sum(block.rows for block in blocks)
+    key_bytes = len(waiting.key_data) + sum(block.key_bytes for block in blocks)
+    value_bytes = len(waiting.value_data) + sum(block.value_bytes for block in blocks)
+    held = _held(rows, key_bytes, value_bytes)
+    places: Sequence[npt.NDArray[Any]] = held
+    for place, array in zip(places, waiting, strict=True):
+        place[: len(array)] = array
+    row, key, value = len(waiting.runs), len(waiting.key_data), len(waiting.value_data)
+    for block in blocks:
+        part = slice(row, row + block.rows)
+        parts = [
+            held.key_lengths[part].data,
+            held.value_lengths[part].data,
+            held.key_data[key : key + block.key_bytes].data,
+            held.value_data[value : value + block.value_bytes].data,
+        ]
+        if os.preadv(block.descriptor, parts, block.offset) != block.size:
+            raise Unavailable("the push's scratch file ended early", hint="push again")
+        held.runs[part] = block.run
+        row, key, value = row + block.rows, key + block.key_bytes, value + block.value_bytes
+    return held
 
 
 def _take(keys: pa.Array, values: pa.Array, runs: npt.NDArray[np.int32], rows: npt.NDArray[np.intp]) -> _Held:
     picked = pa.array(rows)
-    value_lengths, value_data = flatten(values.take(picked))
-    return _Held(*flatten(keys.take(picked)), value_lengths.astype(np.uint32), value_data, runs[rows])
+    key_ends, key_data = raw(keys.take(picked))
+    value_ends, value_data = raw(values.take(picked))
+    return _Held(
+        np.diff(key_ends).astype(np.uint32),
+        np.frombuffer(key_data, np.uint8),
+        np.diff(value_ends).astype(np.uint32),
+        np.frombuffer(value_data, np.uint8),
+        runs[rows],
+    )
 
 
 def _rows_below(column: KeyColumn, order: Order, bound: bytes | None) -> int:

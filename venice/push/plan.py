@@ -45,6 +45,8 @@ class Side:
     """`key` or `value`, for messages."""
     schema: Schema
     fields: tuple[Field, ...]
+    defaulted: tuple[str, ...]
+    """Fields that have no column, and take their defaults."""
     row_schema: str
     """Avro JSON of a record with these fields."""
 
@@ -91,10 +93,10 @@ def make_plan(
     value_root = values.resolve(values.root)
     value_names = {f.name for f in value_root.fields} if isinstance(value_root, Record) and value is None else {value}
     unclaimed, nothing = [name for name in present if name not in value_names], not any(described.values())
-    key_side = _side("key", keys, key_schema, key, _Guess(DEFAULT_KEY, unclaimed, nothing), source)
+    key_side = _side("key", keys, key_schema, key, _Guess(DEFAULT_KEY, unclaimed, nothing), source, described)
     taken = {field.column for field in key_side.fields}
     guess = _Guess(DEFAULT_VALUE, [name for name in present if name not in taken], nothing)
-    value_side = _side("value", values, value_schema, value, guess, source)
+    value_side = _side("value", values, value_schema, value, guess, source, described)
     for side in (key_side, value_side):
         _check(side, described, source)
     used = {field.column for side in (key_side, value_side) for field in side.fields}
@@ -140,17 +142,34 @@ def _in_all(described: dict[str, Columns]) -> list[str]:
     return [name for name in first if all(name in columns for columns in others)]
 
 
-def _side(name: str, schema: Schema, text: str, given: str | None, guess: _Guess, source: Source) -> Side:
+def _side(name: str, schema: Schema, text: str, given: str | None, guess: _Guess, source: Source, described: dict[str, Columns]) -> Side:
     root = schema.resolve(schema.root)
     if isinstance(root, Record) and given is None:
+        defaulted = _defaulted(name, schema, root, described, source)
         fields = tuple(
-            Field(column=f.name, output=f"{name}.{f.name}", nullable=is_nullable(schema, f.type), type=f.type) for f in root.fields
+            Field(column=f.name, output=f"{name}.{f.name}", nullable=is_nullable(schema, f.type), type=f.type)
+            for f in root.fields
+            if f.name not in defaulted
         )
-        return Side(name=name, schema=schema, fields=fields, row_schema=text)
+        return Side(name=name, schema=schema, fields=fields, defaulted=defaulted, row_schema=text)
     column = guess.column(given, name, source)
     field = Field(column=column, output=f"{name}.{name}", nullable=is_nullable(schema, schema.root), type=schema.root)
     row = {"type": "record", "name": f"VenicePush_{name}", "fields": [{"name": name, "type": load_json(text)}]}
-    return Side(name=name, schema=schema, fields=(field,), row_schema=json.dumps(row))
+    return Side(name=name, schema=schema, fields=(field,), defaulted=(), row_schema=json.dumps(row))
+
+
+def _defaulted(side: str, schema: Schema, record: Record, described: dict[str, Columns], source: Source) -> tuple[str, ...]:
+    """Value fields that no file has a column for and whose default stands in: so a schema may grow before its input does.
+
+    Not where a name differs in case only (that is a mistake), nor where no field at all would have a column.
+    """
+    if side == "key":
+        return ()
+    named = {name.lower() for columns in described.values() for name in columns}
+    found = [f for f in record.fields if f.default is not None and f.name.lower() not in named]
+    if source.format is Format.JSON:
+        found = [f for f in found if not is_nullable(schema, f.type)]  # JSON leaves nulls out.
+    return tuple(f.name for f in found) if len(found) < len(record.fields) else ()
 
 
 def _check(side: Side, described: dict[str, Columns], source: Source) -> None:

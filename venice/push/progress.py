@@ -42,6 +42,8 @@ class PushBegun:
     """Rows of the input; None where only reading tells (CSV, JSON, queries)."""
     columns_ignored: tuple[str, ...]
     """Columns of the input that feed no field."""
+    fields_defaulted: tuple[str, ...]
+    """Value fields that the input has no column for: every row gets their defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ descriptor, and a push that dies in whatever way leaves nothing of them behind.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ class Spill:
             os.unlink(path)
         except OSError as error:
             raise disk_error(error, folder) from error
-        self._file = os.fdopen(self.descriptor, "wb", buffering=_BUFFER_BYTES)
+        self._file = io.BufferedWriter(io.FileIO(self.descriptor, "wb"), _BUFFER_BYTES)
         self.size = 0
 
     def append(self, buffers: Iterator[memoryview]) -> None:
@@ -123,8 +124,8 @@ def _cut(
     run: int, keys: pa.Array, values: pa.Array, counts: npt.NDArray[np.intp], spill: Spill, blocks: dict[int, list[Block]]
 ) -> Iterator[memoryview]:
     """The bytes of all blocks in order; fills `blocks` on the way."""
-    key_ends, key_data = _ends(keys)
-    value_ends, value_data = _ends(values)
+    key_ends, key_data = raw(keys)
+    value_ends, value_data = raw(values)
     key_lengths = np.diff(key_ends).astype(np.uint32)
     value_lengths = np.diff(value_ends).astype(np.uint32)
     total = 8 * len(keys) + len(key_data) + len(value_data)
@@ -142,26 +143,26 @@ def _cut(
             block = Block(run, spill.descriptor, offset, high - low, key_high - key_low, value_high - value_low, first)
             mine.append(block)
             offset += block.size
-            yield memoryview(key_lengths[low:high]).cast("B")
-            yield memoryview(value_lengths[low:high]).cast("B")
+            yield key_lengths[low:high].data.cast("B")
+            yield value_lengths[low:high].data.cast("B")
             yield key_data[key_low:key_high]
             yield value_data[value_low:value_high]
 
 
 def flatten(array: pa.Array) -> tuple[npt.NDArray[np.int32], bytes]:
     """Lengths and bytes, end to end, of a binary array without nulls."""
-    ends, data = _ends(array)
+    ends, data = raw(array)
     return np.diff(ends).astype(np.int32), bytes(data)
 
 
-def assemble(lengths: npt.NDArray[np.uint32], data: bytes | bytearray) -> pa.Array:
+def assemble(lengths: npt.NDArray[np.uint32], data: npt.NDArray[np.uint8]) -> pa.Array:
     """The array of large binary whose values have `lengths` and lie end to end in `data`."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def _ends(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview]:
+def raw(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview]:
     """Offsets, from 0, and the bytes they point into."""
     _, offset_buffer, data_buffer = array.buffers()
     width = np.dtype(np.int64) if pa.types.is_large_binary(array.type) else np.dtype(np.int32)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
+from threading import Event
 from typing import IO, BinaryIO, Final, NamedTuple
 
 from venice.errors import Unavailable, VeniceError
@@ -74,7 +75,7 @@ def write_partition(work: Work, job: Job, said: Callable[[Step], None]) -> Writt
     for rows in merge(job.blocks, work.policy):
         writer.put_all(rows.keys, rows.values)
         duplicates += rows.duplicates
-        said(Step(len(rows.keys), sum(map(len, rows.keys)) + sum(map(len, rows.values))))
+        said(Step(len(rows.keys), rows.bytes))
     return Written(writer.finish(job.partition), duplicates)
 
 
@@ -92,7 +93,7 @@ class Writers:
         self._work = work
         self._count = count
         self._jobs: Queue[Job] = Queue()
-        self._stopped = False
+        self._stopped = Event()
         self.written: list[Written] = []
         self._children = [_start(descriptors) for _ in range(processes)]
 
@@ -106,7 +107,7 @@ class Writers:
 
     def stop(self) -> None:
         """End the lanes soon, half-written partitions or not; from any thread."""
-        self._stopped = True
+        self._stopped.set()
         for child in self._children:
             child.kill()
 
@@ -121,23 +122,23 @@ class Writers:
 
     def _lane_here(self) -> None:
         def said(step: Step) -> None:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise Unavailable("the push was stopped", hint="push again")
             self._count(*step)
 
-        while not self._stopped and (job := self._next()) is not None:
+        while not self._stopped.is_set() and (job := self._next()) is not None:
             self.written.append(write_partition(self._work, job, said))
 
     def _lane_child(self, child: subprocess.Popen[bytes]) -> None:
         stdin, stdout = _pipes(child)
-        while not self._stopped and (job := self._next()) is not None:
+        while not self._stopped.is_set() and (job := self._next()) is not None:
             try:
                 pickle.dump((self._work, job), stdin, pickle.HIGHEST_PROTOCOL)
                 stdin.flush()
                 while isinstance(answer := pickle.load(stdout), Step):
                     self._count(*answer)
             except (OSError, EOFError, pickle.UnpicklingError) as error:
-                if self._stopped:
+                if self._stopped.is_set():
                     return
                 raise Unavailable(
                     f"a writing process of the push ended with code {child.wait()}", hint="see its last words above, and push again"
