@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,8 +73,8 @@ def controller(ctx: typer.Context, supervised: Supervised = False) -> None:
     from venice.node import run_controller
 
     settings = settings_of(ctx)
-    _begin("controller", settings, supervised)
-    run_controller(settings)
+    with _begun("controller", settings, supervised):
+        run_controller(settings)
 
 
 @run.command("router")
@@ -80,8 +83,8 @@ def router(ctx: typer.Context, supervised: Supervised = False) -> None:
     from venice.node import run_router
 
     settings = settings_of(ctx)
-    _begin("router", settings, supervised)
-    run_router(settings)
+    with _begun("router", settings, supervised):
+        run_router(settings)
 
 
 @run.command("node")
@@ -94,8 +97,8 @@ def node(
     from venice.supervisor import run_node
 
     settings = settings_of(ctx, workers=workers)
-    _begin(settings.node, settings, supervised)
-    run_node(settings)
+    with _begun(settings.node, settings, supervised):
+        run_node(settings)
 
 
 @worker.command("run")
@@ -108,10 +111,10 @@ def run_worker(
     """Run a dataflow in this process: ours (venice_flows.worker:build) or one of your own."""
     settings = settings_of(ctx)
     flow = _function(build)(settings, index)
-    _begin(f"{settings.node}-w{index}", settings, supervised)
     from venice.operators import run as run_flow
 
-    run_flow(flow)
+    with _begun(f"{settings.node}-w{index}", settings, supervised):
+        run_flow(flow)
 
 
 def init(
@@ -163,12 +166,19 @@ def _overwrite(file: Path) -> bool:
     return typer.confirm(f"{file} is there already and differs from the defaults: overwrite it?")
 
 
-def _begin(process: str, settings: Settings, supervised: bool) -> None:
+@contextmanager
+def _begun(process: str, settings: Settings, supervised: bool) -> Iterator[None]:
+    """What every process does around its work: logs, and stops when its supervisor is gone."""
+    from venice.telemetry import log_event
+
     if supervised:
         from venice.node import stop_with_parent
 
         stop_with_parent()
     _log(process, settings)
+    log_event("process_started", pid=os.getpid(), node=settings.node, log=settings.log_url)
+    yield
+    log_event("process_stopped", pid=os.getpid())
 
 
 def _log(process: str, settings: Settings) -> None:

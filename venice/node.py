@@ -13,7 +13,9 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from venice import record as log_record
@@ -25,7 +27,7 @@ from venice.errors import Conflict, VeniceError
 from venice.leaders import LeaderSet, Led, Merged
 from venice.log import Entry, Log
 from venice.log.open import open_log
-from venice.model import ReplicaReport, VersionStatus, Worker, WorkerReport
+from venice.model import ReplicaReport, ReplicaState, VersionStatus, Worker, WorkerReport
 from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
 from venice.record import Kind, Record
 from venice.replicas import OpenVersions, ReplicaSet, Wanted
@@ -34,6 +36,11 @@ from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
 from venice.telemetry import CATALOG_SEQUENCE, PENDING_REQUESTS, REPLICAS, STORES, WORKERS, Metrics, log_event
+
+if TYPE_CHECKING:
+    from fastapi.responses import PlainTextResponse
+
+    from venice.control.controller import Controller
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -227,9 +234,7 @@ def run_controller(settings: Settings) -> None:
     controller = Controller(log, clock, Policy.of(settings), rng=Random(secrets.randbits(128)), on_stop=stop)
     app = build_app(controller)
     app.get("/metrics", include_in_schema=False)(_controller_metrics(controller))
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False))
     # uvicorn stops at a signal and then raises it again: without a handler of ours that would end the process right there.
     on_stop_signal(lambda: None)
     controller.start()

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Gauge
+    from prometheus_client import CollectorRegistry, Gauge
 
 Value = str | int | float | bool
 
@@ -59,29 +59,26 @@ _LEVELS: Final[Mapping[EventName, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of the catalogue.
+    """One metric of the catalogue: a level that is read whenever somebody scrapes it.
 
     Args:
-        name: With the unit last; Prometheus appends `_total` to counters.
-        kind: `counter` only grows; `gauge` is a level.
+        name: With the unit last.
         labels: What it is split by. Values of labels are few: never a key, never a client.
         meaning: What it counts and when to act on it.
     """
 
     name: str
-    kind: Literal["counter", "gauge"]
     labels: tuple[str, ...]
     meaning: str
 
 
-REQUESTS = Metric("venice_requests", "counter", ("kind", "status"), "Requests answered, by kind (get, batch_get, …) and HTTP status.")
-REPLICAS = Metric("venice_replicas", "gauge", ("state",), "Replicas this worker holds, by state; `error` staying above 0 needs a look.")
-FOLDED_RECORDS = Metric("venice_folded_records", "counter", ("result",), "Version-topic records read, by what became of them.")
-CATALOG_SEQUENCE = Metric("venice_catalog_sequence", "gauge", (), "Catalog records folded; processes apart by much means a stuck one.")
-VERSIONS = Metric("venice_versions", "counter", ("outcome",), "Versions that ended a push, by outcome (online, failed, killed).")
-RESTARTS = Metric("venice_restarts", "counter", ("process",), "Times the supervisor restarted a process; growing means it keeps dying.")
+CATALOG_SEQUENCE = Metric("venice_catalog_sequence", (), "Catalog records folded; a process far behind the others is stuck.")
+REPLICAS = Metric("venice_replicas", ("state",), "Replicas of this worker, by state; `error` staying above 0 needs a look.")
+PENDING_REQUESTS = Metric("venice_pending_requests", (), "Requests under way; growing without end means the workers are too slow.")
+WORKERS = Metric("venice_workers", ("state",), "Workers as the controller hears them; `silent` above 0 means one is down or cut off.")
+STORES = Metric("venice_stores", (), "Stores of the cluster.")
 
-METRICS: Final = (REQUESTS, REPLICAS, FOLDED_RECORDS, CATALOG_SEQUENCE, VERSIONS, RESTARTS)
+METRICS: Final = (CATALOG_SEQUENCE, REPLICAS, PENDING_REQUESTS, WORKERS, STORES)
 
 
 def log_to_stderr(process: str, now_ms: Callable[[], int], *, as_json: bool = False, stream: TextIO | None = None) -> None:
@@ -110,52 +107,30 @@ def log_event(name: EventName, **fields: Value) -> None:
 
 
 class Metrics:
-    """The metrics of one process. Safe to share between threads."""
+    """The metrics of one process: read from where the numbers are kept anyway, so that they cost nothing until asked for."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry
 
         self._registry: CollectorRegistry = CollectorRegistry()
-        self._metrics: dict[str, Counter | Gauge] = {}
-        self._lock = Lock()
-
-    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
-        """Add to a counter."""
-        assert metric.kind == "counter", f"{metric.name} is a {metric.kind}"
-        self._of(metric, labels).inc(amount)
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Set a gauge."""
-        assert metric.kind == "gauge", f"{metric.name} is a {metric.kind}"
-        self._of(metric, labels).set(value)
+        self._gauges: dict[Metric, Gauge] = {}
 
     def watch(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Call `read` whenever the gauge is scraped: for numbers that somebody keeps anyway, at no cost where they change."""
-        assert metric.kind == "gauge", f"{metric.name} is a {metric.kind}"
-        self._of(metric, labels).set_function(read)
+        """Call `read`, in any thread, whenever the metrics are scraped."""
+        from prometheus_client import Gauge
+
+        assert metric in METRICS, f"{metric.name} is not in the catalogue"
+        assert set(labels) == set(metric.labels), f"{metric.name} takes the labels {metric.labels}, not {sorted(labels)}"
+        gauge = self._gauges.get(metric)
+        if gauge is None:
+            gauge = self._gauges[metric] = Gauge(metric.name, metric.meaning, metric.labels, registry=self._registry)
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format: what `/metrics` answers."""
         from prometheus_client import generate_latest
 
         return generate_latest(self._registry)
-
-    def _of(self, metric: Metric, labels: Mapping[str, str]) -> Any:
-        assert metric in METRICS, f"{metric.name} is not in the catalogue"
-        assert set(labels) == set(metric.labels), f"{metric.name} takes the labels {metric.labels}, not {sorted(labels)}"
-        found = self._metrics.get(metric.name)
-        if found is None:
-            with self._lock:
-                found = self._metrics.get(metric.name) or self._register(metric)
-        return found.labels(**labels) if labels else found
-
-    def _register(self, metric: Metric) -> Counter | Gauge:
-        from prometheus_client import Counter, Gauge
-
-        cls: type[Counter | Gauge] = Counter if metric.kind == "counter" else Gauge
-        made = cls(metric.name, metric.meaning, metric.labels, registry=self._registry)
-        self._metrics[metric.name] = made
-        return made
 
 
 def _open_logger(process: str, now_ms: Callable[[], int], as_json: bool, stream: TextIO) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -82,6 +84,7 @@ def test_a_day_with_venice(venice: Shell) -> None:
     _schemas(venice)
     _versions(venice)
     _inspect(venice)
+    _scrape(venice)
     _refuse(venice)
     assert venice("store", "update", "cities", "--owner", "geo", "--json").json["owner"] == "geo"
     assert venice("store", "delete", "cities").code == EXIT_CODES["conflict"]
@@ -157,6 +160,21 @@ def _inspect(venice: Shell) -> None:
     assert venice("inspect", "catalog", "--json").json["stores"][0]["current"] == 2
     assert venice("get", "cities", "Oslo", "--json").json["inhabitants"] == 717711
     assert venice("doctor").code == 0
+
+
+def _scrape(venice: Shell) -> None:
+    settings = venice.settings
+    worker = f"http://127.0.0.1:{settings.worker_port}"
+    told = {}
+    for url in (settings.controller_url, settings.router_url, worker):
+        with urlopen(f"{url}/metrics", timeout=10) as answer:
+            told[url] = answer.read().decode()
+    assert all("\nvenice_catalog_sequence " in text for text in told.values())
+    assert 'venice_workers{state="live"} 1.0' in told[settings.controller_url]
+    assert "venice_pending_requests" in told[settings.router_url]
+    ready = re.search(r'venice_replicas{state="ready"} (.+)', told[worker])
+    assert ready is not None
+    assert float(ready[1]) >= 3
 
 
 def _refuse(venice: Shell) -> None:

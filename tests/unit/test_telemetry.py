@@ -11,7 +11,7 @@ import pytest
 
 from venice import telemetry
 from venice.clock import ManualClock
-from venice.telemetry import METRICS, REPLICAS, REQUESTS, EventName, Metrics, log_event, log_nothing, log_to_stderr
+from venice.telemetry import CATALOG_SEQUENCE, METRICS, REPLICAS, EventName, Metrics, log_event, log_nothing, log_to_stderr
 
 
 @pytest.fixture
@@ -58,24 +58,24 @@ def test_nothing_is_said_before_a_process_asks_for_it(capfd: pytest.CaptureFixtu
     assert capfd.readouterr() == ("", "")
 
 
-def test_metrics_are_exposed_under_their_names() -> None:
+def test_metrics_are_read_when_they_are_asked_for() -> None:
     metrics = Metrics()
-    metrics.add(REQUESTS, kind="get", status="200")
-    metrics.add(REQUESTS, 2, kind="get", status="200")
     held = [4.0]
     metrics.watch(REPLICAS, lambda: held[0], state="ready")
-    metrics.set(REPLICAS, 1, state="error")
+    metrics.watch(REPLICAS, lambda: 1, state="error")
+    metrics.watch(CATALOG_SEQUENCE, lambda: 12)
     held[0] = 5
     text = metrics.exposition().decode()
-    assert 'venice_requests_total{kind="get",status="200"} 3.0' in text
     assert 'venice_replicas{state="ready"} 5.0' in text
     assert 'venice_replicas{state="error"} 1.0' in text
+    assert "venice_catalog_sequence 12.0" in text
+    assert f"# HELP venice_replicas {REPLICAS.meaning}" in text
 
 
 def test_two_processes_worth_of_metrics_share_nothing() -> None:
     first, second = Metrics(), Metrics()
-    first.add(REQUESTS, kind="get", status="200")
-    assert b"venice_requests_total{" not in second.exposition()
+    first.watch(CATALOG_SEQUENCE, lambda: 1)
+    assert second.exposition() == b""
 
 
 def test_the_catalogue_is_sound() -> None:
