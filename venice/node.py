@@ -7,6 +7,7 @@ them on one machine. A worker is a dataflow (see `flows/worker.py`) around a `Wo
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -83,6 +84,7 @@ class WorkerRuntime:
             Unavailable: The log cannot be reached.
         """
         settings = self.settings
+        _allow_many_files()
         if threading.current_thread() is threading.main_thread():
             on_stop_signal(self.stopping.set)
         self._log = open_log(settings.log_url, self._clock)
@@ -204,6 +206,12 @@ class WorkerRuntime:
         """The report of a replica that leads says what is left to merge."""
         lag_records = self._leaders.lag(replica_name(replica.store, replica.version, replica.partition))
         return replica if lag_records is None else replace(replica, lag_records=lag_records)
+
+
+def _allow_many_files() -> None:
+    """Raise this process's soft limit of open files to the hard one: a replica keeps seven, and 1024 end at 140 replicas."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def ensure_topics(log: Log) -> None:

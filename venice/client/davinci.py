@@ -11,7 +11,8 @@ from __future__ import annotations
 import fcntl
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from typing import IO, Any, Self
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
 from venice.control.catalog import Catalog, CatalogTail
-from venice.errors import Conflict, NotFound, Unavailable, VeniceError
+from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log.open import open_log
 from venice.model import NO_VERSION, Store, Version, VersionStatus
 from venice.replicas import ReplicaSet, Wanted
@@ -35,14 +36,14 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One version, ready to be read: everything a get needs, so that a swap is one assignment."""
+    """One version, ready to be read: everything a read needs, so that a swap is one assignment."""
 
     version: int
     storages: tuple[PartitionStorage, ...]
     encode_key: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
-    copy: Callable[[Any], Any]
-    cache: dict[Any, Any]
+    get: Callable[[Any], Any]
+    """A whole single get, made of the above."""
 
 
 class DaVinciClient:
@@ -53,8 +54,8 @@ class DaVinciClient:
         store: The store to hold.
         folder: Where the replica is kept, default `<data>/davinci/<store>`; one client at a time may use it. A restart
             with the same folder starts from what is there.
-        cache_objects: How many decoded values to keep; 0 keeps none. Callers get copies, so what they do to a value
-            changes nothing for the next caller.
+        cache_objects: How many decoded values of a batch version to keep; 0 keeps none. Callers get copies, so what they
+            do to a value changes nothing for the next caller.
         ready_timeout_s: How long the constructor waits for the current version.
         clock: For tests.
 
@@ -113,38 +114,29 @@ class DaVinciClient:
         view = self._view or self._current()
         while True:
             try:
-                cache = view.cache
-                if self._cache_objects:
-                    found = cache.get(key, cache)
-                    if found is not cache:
-                        return view.copy(found)
-                raw = view.encode_key(key)
-                storages = view.storages
-                stored = storages[partition_of(raw, len(storages))].get(raw)
-                if stored is None:
-                    return None
-                value = view.decode(stored)
-                if self._cache_objects:
-                    self._keep(cache, key, value)
-                    return view.copy(value)
-                return value
+                return view.get(key)
             except Unavailable:
                 view = self._after(view)
 
     def batch_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
-        """key → value of those keys that exist, all from one version. Raises as `get`."""
-        wanted = list(keys)
-        view = self._current()
-        while True:
-            try:
-                return dict(self._read(view, wanted))
-            except Unavailable:
-                view = self._after(view)
+        """key → value of those keys that exist, all from one version.
+
+        Raises:
+            InvalidRequest: A key does not fit the key schema, or cannot be a dictionary's key (a record): then use
+                `streaming_batch_get`.
+            Unavailable: The client is closed.
+        """
+        pairs = self._pairs(keys)
+        try:
+            return dict(pairs)
+        except TypeError as error:
+            raise InvalidRequest(
+                f"keys of {self.store!r} cannot be keys of a dictionary: {error}", hint="use streaming_batch_get, which gives pairs"
+            ) from error
 
     def streaming_batch_get(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(key, value) of those keys that exist, all from one version, in the order of `keys`. Raises as `get`."""
-        wanted = list(keys)
-        yield from self.batch_get(wanted).items()
+        yield from self._pairs(keys)
 
     def close(self) -> None:
         """Stop following and release the folder. Closing again does nothing."""
@@ -165,28 +157,14 @@ class DaVinciClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _read(self, view: _View, keys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        count = len(view.storages)
-        by_partition: dict[int, list[int]] = {}
-        raws = [view.encode_key(key) for key in keys]
-        for index, raw in enumerate(raws):
-            by_partition.setdefault(partition_of(raw, count), []).append(index)
-        found: list[bytes | None] = [None] * len(keys)
-        for partition, indexes in by_partition.items():
-            for index, stored in zip(indexes, view.storages[partition].multi_get([raws[i] for i in indexes]), strict=True):
-                found[index] = stored
-        for key, stored in zip(keys, found, strict=True):
-            if stored is not None:
-                yield key, view.decode(stored)
-
-    def _keep(self, cache: dict[Any, Any], key: Any, value: Any) -> None:
-        if len(cache) >= self._cache_objects:
-            # First in, first out: cheaper than recency at these prices, and a hot key is back after one read.
+    def _pairs(self, keys: Iterable[Any]) -> list[tuple[Any, Any]]:
+        wanted = list(keys)
+        view = self._current()
+        while True:
             try:
-                del cache[next(iter(cache))]
-            except (KeyError, StopIteration, RuntimeError):
-                return  # another thread is evicting
-        cache[key] = value
+                return _read(view, wanted)
+            except Unavailable:
+                view = self._after(view)
 
     def _current(self) -> _View:
         view = self._view
@@ -262,7 +240,7 @@ class DaVinciClient:
         if version is None or len(opened) < version.partition_count:
             return
         storages = tuple(opened[p] for p in range(version.partition_count))
-        view = _view(store, version, storages, copies=self._cache_objects > 0)
+        view = _view(store, version, storages, self._cache_objects)
         with self._ready:
             self._view = view
             self._ready.notify_all()
@@ -274,6 +252,20 @@ class DaVinciClient:
             self._ready.notify_all()
 
 
+def _read(view: _View, keys: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """(key, value) of the keys that exist, in their order, with one multi_get per partition."""
+    count = len(view.storages)
+    raws = [view.encode_key(key) for key in keys]
+    by_partition: dict[int, list[int]] = {}
+    for index, raw in enumerate(raws):
+        by_partition.setdefault(partition_of(raw, count), []).append(index)
+    found: list[bytes | None] = [None] * len(keys)
+    for partition, indexes in by_partition.items():
+        for index, stored in zip(indexes, view.storages[partition].multi_get([raws[i] for i in indexes]), strict=True):
+            found[index] = stored
+    return [(key, view.decode(stored)) for key, stored in zip(keys, found, strict=True) if stored is not None]
+
+
 def _concerns(version: Version, store: Store, serving: int) -> bool:
     """Whether to hold the version: the one being read, the current one, and those that may become current next."""
     if version.number in (serving, store.current):
@@ -281,36 +273,75 @@ def _concerns(version: Version, store: Store, serving: int) -> bool:
     return version.number > max(store.current, serving) and version.status in _SERVABLE
 
 
-def _view(store: Store, version: Version, storages: tuple[PartitionStorage, ...], *, copies: bool) -> _View:
+def _view(store: Store, version: Version, storages: tuple[PartitionStorage, ...], cache_objects: int) -> _View:
     schemas = {schema.id: schema.text for schema in store.value_schemas}
     latest = schemas[max(schemas)]
-    readers = {schema_id: reader(text, latest) for schema_id, text in schemas.items()}
-    # Nearly all values of a version carry its own schema and no further header: told from its first bytes.
-    plain = value_prefix(version.value_schema_id) if version.value_schema_id else b""
+    encode_key = Codec(store.key_schema).encode
+    decode = _decoder(store.name, version, {schema_id: reader(text, latest) for schema_id, text in schemas.items()})
+    get = _getter(storages, encode_key, decode)
+    if cache_objects and version.hybrid is None:
+        get = _cached(get, cache_objects, copier(latest))
+    return _View(version=version.number, storages=storages, encode_key=encode_key, decode=decode, get=get)
+
+
+def _decoder(store: str, version: Version, readers: Mapping[int, Callable[[bytes, int], Any]]) -> Callable[[bytes], Any]:
+    # Nearly all values of a version carry its own schema and no further header: told from their first bytes.
+    plain = value_prefix(version.value_schema_id)
     plain_size = len(plain)
     plain_read = readers.get(version.value_schema_id)
 
     def decode(stored: bytes) -> Any:
-        if plain_read is not None and stored[:plain_size] == plain:
+        if stored[:plain_size] == plain and plain_read is not None:
             return plain_read(stored, plain_size)
         found = decode_value(stored)
         known = readers.get(found.schema_id)
         if known is None:
-            raise Unavailable(f"value schema {found.schema_id} of {store.name!r} is not known here yet", hint="try again")
+            raise Unavailable(f"value schema {found.schema_id} of {store!r} is not known here yet", hint="try again")
         return known(stored, found.offset)
 
-    return _View(
-        version=version.number,
-        storages=storages,
-        encode_key=Codec(store.key_schema).encode,
-        decode=decode,
-        copy=copier(latest) if copies else _same,
-        cache={},
-    )
+    return decode
 
 
-def _same(value: Any) -> Any:
-    return value
+def _getter(
+    storages: tuple[PartitionStorage, ...], encode_key: Callable[[Any], bytes], decode: Callable[[bytes], Any]
+) -> Callable[[Any], Any]:
+    # A closure over everything: what is looked up once here is not looked up at each of a hundred thousand gets a second.
+    count = len(storages)
+    gets = tuple(storage.get for storage in storages)
+
+    def get(key: Any) -> Any:
+        raw = encode_key(key)
+        stored = gets[partition_of(raw, count)](raw)
+        return None if stored is None else decode(stored)
+
+    return get
+
+
+def _cached(get: Callable[[Any], Any], cache_objects: int, copy: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`get` with the decoded values of an immutable version kept by key, first in, first out: cheaper than recency at these
+    prices, and a hot key is back after one read."""
+    cache: dict[tuple[type, Any], Any] = {}
+    missing = object()
+
+    def get_cached(key: Any) -> Any:
+        # By type, too: 1, 1.0 and True are equal to a dictionary, and not to a key schema.
+        kept = (key.__class__, key)
+        try:
+            found = cache.get(kept, missing)
+        except TypeError:  # a record or another key that has no hash
+            return get(key)
+        if found is not missing:
+            return copy(found)
+        value = get(key)
+        if value is not None:
+            if len(cache) >= cache_objects:
+                with suppress(KeyError, StopIteration, RuntimeError):  # another thread is evicting, too
+                    del cache[next(iter(cache))]
+            cache[kept] = value
+            return copy(value)
+        return None
+
+    return get_cached
 
 
 def _own(folder: Path) -> IO[bytes]:

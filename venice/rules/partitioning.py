@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     # CPython's own MD5 costs half of OpenSSL's for a key of a few bytes, on a path where each get computes one; and it is
     # there on machines whose OpenSSL refuses MD5.
-    from _md5 import md5
+    from _md5 import md5  # type: ignore[import-not-found]  # not in the type library
 except ImportError:
     from hashlib import md5
 
