@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Self
+import struct
+import sys
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from venice.clock import Clock
 from venice.errors import InvalidRequest, Unavailable, VeniceError
-from venice.message import Request, Response, ResponseParser, render_request
+from venice.message import Headers, Request, Response, ResponseParser, render_request
 
 RECEIVED_MAX = 64 * 1024
 """Bytes taken from a socket at a time."""
 IDLE_MAX = 32
 """Connections kept for later; more may be open at one time."""
+_HEADS_MAX = 512
+_HEAD_END = b"\r\n\r\n"
+
+_new = tuple.__new__  # a NamedTuple's own constructor costs twice as much
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -41,9 +47,16 @@ def host_of(host: str, port: int) -> bytes:
     return f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode("idna" if not host.isascii() else "ascii")
 
 
+def check_timeout(timeout_s: float) -> float:
+    """`timeout_s` itself. Raises InvalidRequest if nobody can wait so long."""
+    if not 0.001 <= timeout_s <= 1_000_000:
+        raise InvalidRequest(f"timeout_s is {timeout_s}", hint="give seconds, from 0.001 to 1000000")
+    return timeout_s
+
+
 def unreachable(url: str, error: OSError, timeout_s: float) -> Unavailable:
     """The error for a connection that failed."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):
         return Unavailable(f"{url} did not answer within {timeout_s:g} s", hint="try again, or allow more time with timeout_s", url=url)
     if isinstance(error, ConnectionRefusedError):
         return Unavailable(f"nothing listens at {url}", hint="start Venice there (`venice up`), or correct the URL", url=url)
@@ -60,6 +73,45 @@ def keeps(answer: Response) -> bool:
     return answer.headers.get(b"connection", b"").lower() != b"close"
 
 
+class _Head(NamedTuple):
+    """What the parser made of an answer's head."""
+
+    status: int
+    headers: Headers
+    body_bytes: int
+
+
+class KnownHeads:
+    """Answers of one server whose heads are, byte for byte, those of answers before: what the parser said of them holds again.
+
+    A server's answers differ in little but their bodies, and parsing a head costs more than all else that is done with a
+    small answer. Safe to share between threads.
+    """
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, _Head] = {}
+
+    def answer(self, data: bytes) -> Response | None:
+        """The answer that `data` is, if it is exactly one with a known head."""
+        head, _, body = data.partition(_HEAD_END)
+        known = self._heads.get(head)
+        if known is None or known.body_bytes != len(body):
+            return None
+        return _new(Response, (known.status, known.headers, body))
+
+    def learn(self, data: bytes, answers: list[Response]) -> None:
+        """`data` is all that the parser was given for `answers`."""
+        head, _, body = data.partition(_HEAD_END)
+        status, headers, parsed = answers[0]
+        if len(answers) > 1 or body != parsed or headers.get(b"content-length") != b"%d" % len(body) or not keeps(answers[0]):
+            return
+        if len(self._heads) >= _HEADS_MAX:
+            self._heads.clear()
+        self._heads[head] = _Head(status, headers, len(body))
+
+
 class _Connection:
     """One connection: one request at a time."""
 
@@ -73,6 +125,16 @@ class _Connection:
         """Send `data`; the first bytes that come back, none if the server has closed."""
         self.socket.sendall(data)
         return self.socket.recv(RECEIVED_MAX)
+
+    def limit(self, timeout_s: float) -> None:
+        """Let no single call take longer. Raises TimeoutError or BlockingIOError from then on."""
+        self.socket.settimeout(timeout_s)
+        if sys.platform in ("linux", "darwin") and sys.maxsize > 2**32:
+            # The kernel keeps these without the poll before each call that Python's own timeouts cost.
+            limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1_000_000))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self.socket.settimeout(None)
 
     def close(self) -> None:
         self.socket.close()
@@ -137,7 +199,8 @@ class SocketTransport:
         self._address = address_of(url)
         self._host = host_of(*self._address)
         self._clock = clock
-        self._timeout_s = timeout_s
+        self._timeout_s = check_timeout(timeout_s)
+        self._heads = KnownHeads()
         self._idle: list[_Connection] = []
         self._process = os.getpid()
         self._closed = False
@@ -152,9 +215,15 @@ class SocketTransport:
             InvalidRequest: The transport is closed.
         """
         connection, data = self._begin(request)
+        answer = self._heads.answer(data)
+        if answer is not None:
+            self._keep(connection)
+            return answer
         try:
             answers = connection.parser.feed(data)
-            if not answers:
+            if answers:
+                self._heads.learn(data, answers)
+            else:
                 answers = self._rest(connection)
         except BaseException:
             connection.close()
@@ -183,10 +252,8 @@ class SocketTransport:
 
     def give_back(self, connection: _Connection, answers: list[Response]) -> None:
         """Keep a connection whose answer is complete."""
-        if len(answers) == 1 and keeps(answers[0]) and len(self._idle) < IDLE_MAX and not self._closed:
-            self._idle.append(connection)
-            if self._closed:
-                self._drop_idle()  # `close` came in between
+        if len(answers) == 1 and keeps(answers[0]):
+            self._keep(connection)
         else:
             connection.close()
 
@@ -204,6 +271,14 @@ class SocketTransport:
         return connection.parser.feed(data)
 
     # Connections.
+
+    def _keep(self, connection: _Connection) -> None:
+        if len(self._idle) >= IDLE_MAX:
+            connection.close()
+            return
+        self._idle.append(connection)
+        if self._closed:  # asked last, so that `close` and this cannot miss each other
+            self._drop_idle()
 
     def _begin(self, request: Request) -> tuple[_Connection, bytes]:
         """Send a request: the connection it went out on, and the first bytes of the answer."""
@@ -240,6 +315,7 @@ class SocketTransport:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(opened)
         try:
+            connection.limit(self._timeout_s)
             first = connection.exchange(data)
             if not first:
                 raise cut(self.url)
@@ -258,7 +334,7 @@ class SocketTransport:
                 raise unreachable(self.url, TimeoutError(), self._timeout_s)
             connection.socket.settimeout(left_s)
             answers = connection.parser.feed(self.receive(connection))
-        connection.socket.settimeout(self._timeout_s)
+        connection.limit(self._timeout_s)
         return answers
 
     def _drop_idle(self) -> None:
