@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
@@ -72,15 +72,25 @@ class Streamed(NamedTuple):
 
 
 class Transport(Protocol):
-    """Carries requests to one server. Raises Unavailable, never answers in part."""
+    """Carries requests to one server. Raises Unavailable; an answer is whole or does not come."""
 
     def send(self, request: Request) -> Response: ...
 
-    def stream(self, request: Request) -> tuple[Response, Iterator[bytes]]:
-        """Status and headers with an empty body, and the body in pieces as they arrive."""
+    def stream(self, request: Request) -> tuple[Response, Generator[bytes, None, None]]:
+        """Status and headers with an empty body, and the body in pieces as they arrive. Close the generator if it is not exhausted."""
         ...
 
     def close(self) -> None: ...
+
+
+class AsyncTransport(Protocol):
+    """The same within one event loop."""
+
+    async def send(self, request: Request) -> Response: ...
+
+    async def stream(self, request: Request) -> tuple[Response, AsyncGenerator[bytes, None]]: ...
+
+    async def close(self) -> None: ...
 
 
 def render_request(request: Request, host: bytes) -> bytes:
