@@ -12,7 +12,7 @@ from venice.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from venice.control.answers import VersionInfo
-    from venice.model import Store
+    from venice.model import HybridConfig, Store
 
 stores = group("Create, list, describe, change and delete stores.")
 schemas = group("Register and show the schemas of a store.")
@@ -25,6 +25,13 @@ Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of the v
 Replicas = Annotated[int | None, typer.Option(min=1, help="Workers that hold each partition.")]
 Preserved = Annotated[int | None, typer.Option(min=1, help="Complete versions to keep, the current one included.")]
 RecordBytes = Annotated[int | None, typer.Option(min=1, help="Largest encoded value, in bytes.")]
+Hybrid = Annotated[bool | None, typer.Option("--hybrid/--no-hybrid", help="Whether versions to come take real-time writes.")]
+Rewind = Annotated[
+    int | None, typer.Option("--rewind", min=0, metavar="SECONDS", help="How far before a push real-time writes are replayed onto it.")
+]
+LagRecords = Annotated[
+    int | None, typer.Option("--lag-records", min=0, metavar="N", help="Real-time writes a partition may lack and be ready.")
+]
 
 
 @stores.command("create")
@@ -38,13 +45,23 @@ def create(
     replicas: Replicas = None,
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
+    hybrid: Hybrid = None,
+    rewind: Rewind = None,
+    lag_records: LagRecords = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a store with its key schema and its first value schema."""
-    from venice.model import StoreConfig
+    from venice.model import HybridConfig, StoreConfig
 
     config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max))
-    made = controller_of(ctx).create_store(store, key_schema=schema_text(key), value_schema=schema_text(value), owner=owner, config=config)
+    made = controller_of(ctx).create_store(
+        store,
+        key_schema=schema_text(key),
+        value_schema=schema_text(value),
+        owner=owner,
+        config=config,
+        hybrid=_hybrid(HybridConfig() if hybrid else None, rewind, lag_records),
+    )
     if as_json:
         say_json(model_json(made))
     else:
@@ -77,6 +94,11 @@ def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> N
         f"new versions: {config.partition_count} partitions, {config.replication_factor} replicas each; "
         f"{config.versions_preserved} complete versions are kept; values up to {size(config.record_bytes_max)}"
     )
+    if found.hybrid is not None:
+        say(
+            f"hybrid: a push replays the last {found.hybrid.rewind_s:,} s of {found.real_time_partitions} real-time partitions; "
+            f"ready at {found.hybrid.lag_records_max:,} records behind or fewer"
+        )
     say(f"key schema: {found.key_schema}")
     say(f"value schemas: {', '.join(str(schema.id) for schema in found.value_schemas)} ('venice schema show {store}' prints one)")
     _print_versions(controller.list_versions(store))
@@ -91,13 +113,24 @@ def update(
     replicas: Replicas = None,
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
+    hybrid: Hybrid = None,
+    rewind: Rewind = None,
+    lag_records: LagRecords = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a store; versions that exist keep what they were made with."""
+    from venice.control.answers import Keep
+    from venice.model import HybridConfig
+
+    controller = controller_of(ctx)
     changes = _config(partitions, replicas, versions_preserved, record_bytes_max)
-    if not changes and owner is None:
+    wanted: HybridConfig | Keep | None = Keep.KEEP
+    if (hybrid, rewind, lag_records) != (None, None, None):
+        before = controller.get_store(store).hybrid if hybrid is not False else None
+        wanted = _hybrid(before or HybridConfig() if hybrid else before, rewind, lag_records)
+    if not changes and owner is None and wanted is Keep.KEEP:
         raise InvalidRequest("nothing to change", hint="give at least one option; 'venice store update --help' lists them")
-    changed = controller_of(ctx).update_store(store, owner=owner, **changes)
+    changed = controller.update_store(store, owner=owner, hybrid=wanted, **changes)
     if as_json:
         say_json(model_json(changed))
     else:
@@ -227,6 +260,17 @@ def _config(partitions: int | None, replicas: int | None, preserved: int | None,
         "record_bytes_max": record_bytes,
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _hybrid(base: HybridConfig | None, rewind: int | None, lag_records: int | None) -> HybridConfig | None:
+    """`base` with what was given on the command line."""
+    from dataclasses import replace
+
+    named = {"rewind_s": rewind, "lag_records_max": lag_records}
+    given = {name: value for name, value in named.items() if value is not None}
+    if base is None and given:
+        raise InvalidRequest("--rewind and --lag-records are settings of hybrid stores", hint="add --hybrid")
+    return replace(base, **given) if base is not None else None
 
 
 def _store_row(store: Store) -> tuple[object, ...]:
