@@ -11,13 +11,12 @@ from __future__ import annotations
 import fcntl
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from venice.client.view import View, read, view_of
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
 from venice.control.catalog import Catalog, CatalogTail
@@ -25,25 +24,9 @@ from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, Venic
 from venice.log.open import open_log
 from venice.model import NO_VERSION, Store, Version, VersionStatus
 from venice.replicas import ReplicaSet, Wanted
-from venice.rules.partitioning import partition_of
-from venice.schema.codec import Codec, copier, reader
-from venice.storage import PartitionStorage
-from venice.storage.format import decode_value, value_prefix
 
 _SERVABLE = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE})
 _POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """One version, ready to be read: everything a read needs, so that a swap is one assignment."""
-
-    version: int
-    storages: tuple[PartitionStorage, ...]
-    encode_key: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
-    get: Callable[[Any], Any]
-    """A whole single get, made of the above."""
 
 
 class DaVinciClient:
@@ -81,7 +64,7 @@ class DaVinciClient:
         self.store = store
         self._folder = Path(folder) if folder is not None else self._settings.data / "davinci" / store
         self._owner = _own(self._folder)
-        self._view: _View | None = None
+        self._view: View | None = None
         self._stopping = threading.Event()
         self._ready = threading.Condition()
         self._failure: VeniceError | None = None
@@ -162,17 +145,17 @@ class DaVinciClient:
         view = self._current()
         while True:
             try:
-                return _read(view, wanted)
+                return read(view, wanted)
             except Unavailable:
                 view = self._after(view)
 
-    def _current(self) -> _View:
+    def _current(self) -> View:
         view = self._view
         if view is None:
             raise self._failure or Unavailable(f"the Da Vinci client of {self.store!r} is closed", hint="open a new one")
         return view
 
-    def _after(self, seen: _View) -> _View:
+    def _after(self, seen: View) -> View:
         """The view to retry with after a storage of `seen` was closed under a read."""
         view = self._current()
         if view is not seen:
@@ -240,7 +223,7 @@ class DaVinciClient:
         if version is None or len(opened) < version.partition_count:
             return
         storages = tuple(opened[p] for p in range(version.partition_count))
-        view = _view(store, version, storages, self._cache_objects)
+        view = view_of(store, version, storages, self._cache_objects)
         with self._ready:
             self._view = view
             self._ready.notify_all()
@@ -252,96 +235,11 @@ class DaVinciClient:
             self._ready.notify_all()
 
 
-def _read(view: _View, keys: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """(key, value) of the keys that exist, in their order, with one multi_get per partition."""
-    count = len(view.storages)
-    raws = [view.encode_key(key) for key in keys]
-    by_partition: dict[int, list[int]] = {}
-    for index, raw in enumerate(raws):
-        by_partition.setdefault(partition_of(raw, count), []).append(index)
-    found: list[bytes | None] = [None] * len(keys)
-    for partition, indexes in by_partition.items():
-        for index, stored in zip(indexes, view.storages[partition].multi_get([raws[i] for i in indexes]), strict=True):
-            found[index] = stored
-    return [(key, view.decode(stored)) for key, stored in zip(keys, found, strict=True) if stored is not None]
-
-
 def _concerns(version: Version, store: Store, serving: int) -> bool:
     """Whether to hold the version: the one being read, the current one, and those that may become current next."""
     if version.number in (serving, store.current):
         return True
     return version.number > max(store.current, serving) and version.status in _SERVABLE
-
-
-def _view(store: Store, version: Version, storages: tuple[PartitionStorage, ...], cache_objects: int) -> _View:
-    schemas = {schema.id: schema.text for schema in store.value_schemas}
-    latest = schemas[max(schemas)]
-    encode_key = Codec(store.key_schema).encode
-    decode = _decoder(store.name, version, {schema_id: reader(text, latest) for schema_id, text in schemas.items()})
-    get = _getter(storages, encode_key, decode)
-    if cache_objects and version.hybrid is None:
-        get = _cached(get, cache_objects, copier(latest))
-    return _View(version=version.number, storages=storages, encode_key=encode_key, decode=decode, get=get)
-
-
-def _decoder(store: str, version: Version, readers: Mapping[int, Callable[[bytes, int], Any]]) -> Callable[[bytes], Any]:
-    # Nearly all values of a version carry its own schema and no further header: told from their first bytes.
-    plain = value_prefix(version.value_schema_id)
-    plain_size = len(plain)
-    plain_read = readers.get(version.value_schema_id)
-
-    def decode(stored: bytes) -> Any:
-        if stored[:plain_size] == plain and plain_read is not None:
-            return plain_read(stored, plain_size)
-        found = decode_value(stored)
-        known = readers.get(found.schema_id)
-        if known is None:
-            raise Unavailable(f"value schema {found.schema_id} of {store!r} is not known here yet", hint="try again")
-        return known(stored, found.offset)
-
-    return decode
-
-
-def _getter(
-    storages: tuple[PartitionStorage, ...], encode_key: Callable[[Any], bytes], decode: Callable[[bytes], Any]
-) -> Callable[[Any], Any]:
-    # A closure over everything: what is looked up once here is not looked up at each of a hundred thousand gets a second.
-    count = len(storages)
-    gets = tuple(storage.get for storage in storages)
-
-    def get(key: Any) -> Any:
-        raw = encode_key(key)
-        stored = gets[partition_of(raw, count)](raw)
-        return None if stored is None else decode(stored)
-
-    return get
-
-
-def _cached(get: Callable[[Any], Any], cache_objects: int, copy: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`get` with the decoded values of an immutable version kept by key, first in, first out: cheaper than recency at these
-    prices, and a hot key is back after one read."""
-    cache: dict[tuple[type, Any], Any] = {}
-    missing = object()
-
-    def get_cached(key: Any) -> Any:
-        # By type, too: 1, 1.0 and True are equal to a dictionary, and not to a key schema.
-        kept = (key.__class__, key)
-        try:
-            found = cache.get(kept, missing)
-        except TypeError:  # a record or another key that has no hash
-            return get(key)
-        if found is not missing:
-            return copy(found)
-        value = get(key)
-        if value is not None:
-            if len(cache) >= cache_objects:
-                with suppress(KeyError, StopIteration, RuntimeError):  # another thread is evicting, too
-                    del cache[next(iter(cache))]
-            cache[kept] = value
-            return copy(value)
-        return None
-
-    return get_cached
 
 
 def _own(folder: Path) -> IO[bytes]:
