@@ -38,9 +38,9 @@ def sql(
     as_json: AsJson = False,
 ) -> None:
     """Query stores with SQL: the key's and the values' fields are the columns."""
-    from venice import sql as stores_sql
+    from venice.sql import query as run_query
 
-    answer = stores_sql.query(settings_of(ctx), query)
+    answer = run_query(settings_of(ctx), query)
     if as_json:
         say_json(answer.to_pylist())
     else:
@@ -55,9 +55,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a version's rows to a Parquet, CSV or DuckDB file."""
-    from venice import sql as stores_sql
+    from venice.sql import export as run_export
 
-    rows = stores_sql.export(settings_of(ctx), store, version=version, to=to)
+    rows = run_export(settings_of(ctx), store, version=version, to=to)
     if as_json:
         say_json({"store": store, "file": str(to), "rows": rows})
     else:

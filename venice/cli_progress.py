@@ -104,7 +104,8 @@ def begun(event: PushBegun) -> str:
     """What is going to be pushed, in words."""
     what = f"version {event.version} of {event.store}" if event.version is not None else f"{event.store} (dry run)"
     ignored = f"; columns that feed nothing: {', '.join(event.columns_ignored)}" if event.columns_ignored else ""
-    return f"{event.source} → {what}, {event.partition_count} partitions, push {event.push_id}{ignored}"
+    defaulted = f"; fields that get their defaults: {', '.join(event.fields_defaulted)}" if event.fields_defaulted else ""
+    return f"{event.source} → {what}, {event.partition_count} partitions, push {event.push_id}{ignored}{defaulted}"
 
 
 def ended(event: PhaseEnded) -> str:

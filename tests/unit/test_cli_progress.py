@@ -23,6 +23,7 @@ EVENTS: list[Event] = [
         partition_count=8,
         rows_total=1000,
         columns_ignored=("note",),
+        fields_defaulted=("mayor",),
     ),
     progress(10, 0.5),
     progress(400, 2.1),
@@ -41,7 +42,8 @@ def test_lines_come_every_two_seconds_and_at_the_end_of_a_phase(capsys: pytest.C
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "a.parquet → version 3 of flights, 8 partitions, push nightly; columns that feed nothing: note",
+        "a.parquet → version 3 of flights, 8 partitions, push nightly; "
+        "columns that feed nothing: note; fields that get their defaults: mayor",
         "  read: 400 of 1,000 rows, 40.0 kB, 190 rows/s, 2 s left",
         "  read: 900 of 1,000 rows, 90.0 kB, 214 rows/s, 2 s left",
         "✓ read   1,000 rows, 100.0 kB, 200 rows/s  5.0 s",
