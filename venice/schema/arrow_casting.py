@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import types as at
 
 from venice.errors import InvalidRequest
-from venice.schema.arrow_types import arrow_type, is_nullable, only_branch
+from venice.schema.arrow_types import arrow_type, is_nullable, is_text, only_branch
 from venice.schema.logical import DAY_MILLIS, DAYS_MAX, DAYS_MIN, MICROS_MAX, MICROS_MIN
 from venice.schema.types import Array, EnumType, Fixed, Logical, MapType, Primitive, Record, Schema, Type, Union, describe
 
@@ -44,10 +44,6 @@ class WrongValues(Exception):
         self.path = ""
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(at.is_string(kind) or at.is_large_string(kind) or at.is_string_view(kind))
-
-
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(at.is_binary(kind) or at.is_large_binary(kind) or at.is_binary_view(kind) or at.is_fixed_size_binary(kind))
 
@@ -71,7 +67,7 @@ _FITS: Final[dict[str, Callable[[pa.DataType], bool]]] = {
     "float": _is_number,
     "double": _is_number,
     "bytes": _is_binary,
-    "string": _is_text,
+    "string": is_text,
     "null": at.is_null,
     "date": at.is_date,
     "time-millis": at.is_time,
@@ -81,7 +77,7 @@ _FITS: Final[dict[str, Callable[[pa.DataType], bool]]] = {
     "local-timestamp-millis": _is_local_timestamp,
     "local-timestamp-micros": _is_local_timestamp,
     "decimal": lambda kind: bool(at.is_integer(kind) or at.is_decimal(kind)),
-    "uuid": _is_text,
+    "uuid": is_text,
 }
 
 
@@ -103,7 +99,7 @@ def check_type(schema: Schema, node: Type, kind: pa.DataType, path: str = "") ->
                 check_type(schema, only, kind, path)
         case Array(items) if at.is_list(kind) or at.is_large_list(kind) or at.is_fixed_size_list(kind):
             check_type(schema, items, kind.value_type, f"{path}[]")
-        case MapType(values) if at.is_map(kind) and _is_text(kind.key_type):
+        case MapType(values) if at.is_map(kind) and is_text(kind.key_type):
             check_type(schema, values, kind.item_type, f"{path}{{}}")
         case Record() if at.is_struct(kind):
             _check_struct(schema, node, kind, path)
@@ -120,7 +116,7 @@ def _fits(node: Type, kind: pa.DataType) -> bool:
         case Fixed(_, size):
             return _is_binary(kind) and (not at.is_fixed_size_binary(kind) or kind.byte_width == size)
         case EnumType():
-            return _is_text(kind)
+            return is_text(kind)
     return False
 
 

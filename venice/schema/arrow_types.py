@@ -180,7 +180,7 @@ def _avro_type(kind: pa.DataType, path: str, place: str) -> Any:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return {"type": "array", "items": _avro_type(kind.value_type, path, place)}
     if pa.types.is_map(kind):
-        if not _is_text(kind.key_type):
+        if not is_text(kind.key_type):
             raise InvalidRequest(f"{place}: a map's keys must be text, not {kind.key_type}", hint="cast the keys to VARCHAR")
         return {"type": "map", "values": _avro_type(kind.item_type, path, place)}
     if pa.types.is_struct(kind):
@@ -202,7 +202,8 @@ def _avro_type(kind: pa.DataType, path: str, place: str) -> Any:
     raise InvalidRequest(f"{place}: no Avro type for Arrow {kind}", hint=hint)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Any of Arrow's layouts of text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -220,7 +221,7 @@ _SCALARS: Final[Sequence[tuple[Any, Any]]] = (
     (pa.types.is_integer, "long"),
     (pa.types.is_float64, "double"),
     (pa.types.is_floating, "float"),
-    (_is_text, "string"),
+    (is_text, "string"),
     (_is_binary, "bytes"),
     (pa.types.is_date, {"type": "int", "logicalType": "date"}),
     (pa.types.is_time, {"type": "long", "logicalType": "time-micros"}),

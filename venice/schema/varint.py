@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-LONG_MAX = (1 << 63) - 1
 INT_MAX = (1 << 31) - 1
 
 
