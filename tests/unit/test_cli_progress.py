@@ -41,9 +41,9 @@ def test_lines_come_every_two_seconds_and_at_the_end_of_a_phase(capsys: pytest.C
             lines(event)
     out, err = capsys.readouterr()
     assert out == ""
+    defaulted = "fields that get their defaults: mayor"
     assert err.splitlines() == [
-        "a.parquet → version 3 of flights, 8 partitions, push nightly; "
-        "columns that feed nothing: note; fields that get their defaults: mayor",
+        f"a.parquet → version 3 of flights, 8 partitions, push nightly; columns that feed nothing: note; {defaulted}",
         "  read: 400 of 1,000 rows, 40.0 kB, 190 rows/s, 2 s left",
         "  read: 900 of 1,000 rows, 90.0 kB, 214 rows/s, 2 s left",
         "✓ read   1,000 rows, 100.0 kB, 200 rows/s  5.0 s",
