@@ -21,14 +21,13 @@ from venice.push.plan import Plan
 from venice.push.runs import Block, Run, Spill, write_run
 from venice.push.sources import read_error
 
-_BATCH_ROWS_MAX: Final = 16_384
-_BATCH_ROWS_MIN: Final = 2_048
-"""What DuckDB works on at a time anyway."""
-_BATCH_BYTES: Final = 4 << 20
-"""Encoded at a time where the input says how large its rows are: few enough for a core's cache."""
-RUN_ROWS_MAX: Final = 131_072
+RUN_ROWS_MAX: Final = 65_536
 RUN_BYTES: Final = 16 << 20
 """A run ends with the batch that reaches one of these. Larger runs mean fewer of them to merge, and more memory."""
+_BATCH_ROWS_UNSURE: Final = 4_096
+"""Rows per batch where nothing is known of their size; a run then has several batches."""
+_BATCH_ROWS_MIN: Final = 2_048
+"""What DuckDB works on at a time anyway."""
 _OFFSETS_BYTES_MAX: Final = 2**31 - 1
 """Above it a binary array needs 64-bit offsets."""
 
@@ -160,11 +159,13 @@ class Intake:
 def batch_rows(row_bytes: float | None) -> int:
     """Rows to encode at a time, for rows of about `row_bytes`; None = not known."""
     if row_bytes is None:
-        return 2 * _BATCH_ROWS_MIN
-    return int(min(max(_BATCH_BYTES / max(row_bytes, 1), _BATCH_ROWS_MIN), _BATCH_ROWS_MAX))
+        return _BATCH_ROWS_UNSURE
+    return int(min(max(RUN_BYTES / max(row_bytes, 1), _BATCH_ROWS_MIN), RUN_ROWS_MAX))
 
 
 def _concat(parts: list[pa.Array]) -> pa.Array:
+    if len(parts) == 1:
+        return parts[0]
     if sum(part.nbytes for part in parts) > _OFFSETS_BYTES_MAX:
         parts = [part.cast(pa.large_binary()) for part in parts]
     return pa.concat_arrays(parts)

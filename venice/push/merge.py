@@ -93,8 +93,9 @@ def _load(waiting: _Held, blocks: list[Block]) -> _Held:
     key_bytes = len(waiting.key_data) + sum(block.key_bytes for block in blocks)
     value_bytes = len(waiting.value_data) + sum(block.value_bytes for block in blocks)
     held = _held(rows, key_bytes, value_bytes)
-    places: Sequence[npt.NDArray[Any]] = held
-    for place, array in zip(places, waiting, strict=True):
+    places: tuple[npt.NDArray[Any], ...] = held
+    arrays: tuple[npt.NDArray[Any], ...] = waiting
+    for place, array in zip(places, arrays, strict=True):
         place[: len(array)] = array
     row, key, value = len(waiting.runs), len(waiting.key_data), len(waiting.value_data)
     for block in blocks:

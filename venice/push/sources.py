@@ -40,7 +40,7 @@ _SUFFIXES: Final = {
     ".ndjson": Format.JSON,
 }
 _COMPRESSED: Final = frozenset((".gz", ".zst"))
-_UNPACKED: Final = 3
+_UNPACKED: Final = 1.5
 """How much larger rows are than their Parquet file, at a guess."""
 _FILE_COLUMN: Final = "venice push file"
 
