@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -150,20 +151,13 @@ class Rows:
             storage.close()
 
     def _decoded(self, pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[pa.RecordBatch]:
-        keys: list[bytes] = []
-        values: list[bytes] = []
-        for key, stored in pairs:
-            keys.append(key)
-            values.append(self._payload(stored))
-            if len(keys) == BATCH_ROWS:
-                yield self._batch(keys, values)
-                keys, values = [], []
-        if keys:
-            yield self._batch(keys, values)
+        prefix, size = self._prefix, len(self._prefix)
+        while chunk := list(islice(pairs, BATCH_ROWS)):
+            keys, values = zip(*chunk, strict=True)
+            yield self._batch(keys, [stored[size:] if stored[:size] == prefix else self._payload(stored) for stored in values])
 
     def _payload(self, stored: bytes) -> bytes:
-        if stored.startswith(self._prefix):
-            return stored[len(self._prefix) :]
+        """The Avro bytes of a stored value that has a time of its own."""
         found = decode_value(stored)
         if found.schema_id != self._version.value_schema_id:
             raise Corrupt(
