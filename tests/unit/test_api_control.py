@@ -15,13 +15,14 @@ import pytest
 import uvicorn
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, write_snapshot
 
+from venice import cli
 from venice.clock import ManualClock, SystemClock
 from venice.control.api import build_app
 from venice.control.controller import Controller
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, Incompatible, InvalidRequest, NotFound, Unavailable
 from venice.log.sqlite import SqliteLog
-from venice.model import StoreConfig, VersionStatus
+from venice.model import HybridConfig, StoreConfig, VersionStatus
 from venice.rules.lifecycle import Role
 
 CLOCK = SystemClock()
@@ -66,6 +67,56 @@ def served(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Served]:
     running = Served(tmp_path, free_port())
     yield running
     running.close()
+
+
+def test_hybrid_over_http(served: Served) -> None:
+    client = served.client
+    hybrid = HybridConfig(rewind_s=60, lag_records_max=0)
+    assert client.create_store("s", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA, hybrid=hybrid).hybrid == hybrid
+    assert client.update_store("s", owner="me").hybrid == hybrid
+    assert client.update_store("s", hybrid=None, versions_preserved=3).hybrid is None
+    assert client.update_store("s", hybrid=HybridConfig()).hybrid == HybridConfig()
+    assert client.get_version("s", client.create_version("s", push_id="p").number).version.hybrid == HybridConfig()
+    status, made = served.call("POST", "/api/v1/stores", b'{"name": "t", "key_schema": "\\"long\\"", "hybrid": {"rewind_s": 9}}')
+    assert (status, made["hybrid"], made["real_time_partitions"]) == (201, {"rewind_s": 9, "lag_records_max": 1000}, 8)
+    assert served.call("PATCH", "/api/v1/stores/t", b'{"owner": "x"}')[1]["hybrid"] is not None
+    assert served.call("PATCH", "/api/v1/stores/t", b'{"hybrid": null}')[1]["hybrid"] is None
+    status, error = served.call("PATCH", "/api/v1/stores/t", b'{"hybrid": {"rewind": 9}}')
+    assert (status, error["kind"]) == (400, "invalid_request")
+    assert "hybrid.rewind" in error["message"]
+    status, error = served.call("PATCH", "/api/v1/stores/t", b'{"hybrid": {"rewind_s": -9}}')
+    assert (status, error["message"], error["hint"]) == (400, "rewind_s cannot be -9", "use 0 to 316224000")
+
+
+def test_hybrid_by_command(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VENICE_CONTROLLER_URL", served.url)
+
+    def venice(*arguments: str) -> tuple[int, str]:
+        code = cli.run(["store", *arguments])
+        out, err = capsys.readouterr()
+        return code, out + err
+
+    def hybrid() -> HybridConfig | None:
+        return served.controller.get_store("s").hybrid
+
+    create = ("create", "s", "--key", "long", "--value", "string")
+    code, said = venice(*create, "--rewind", "60")
+    assert code != 0
+    assert "add --hybrid" in said
+    assert venice(*create, "--hybrid", "--rewind", "60")[0] == 0
+    assert hybrid() == HybridConfig(rewind_s=60)
+    assert venice("update", "s", "--lag-records", "5")[0] == 0
+    assert hybrid() == HybridConfig(rewind_s=60, lag_records_max=5)
+    assert "hybrid: a push replays the last 60 s of 8 real-time partitions" in venice("describe", "s")[1]
+    assert venice("update", "s", "--owner", "me")[0] == 0
+    assert hybrid() is not None
+    assert venice("update", "s", "--no-hybrid")[0] == 0
+    assert hybrid() is None
+    assert venice("update", "s", "--rewind", "5")[0] != 0
+    assert venice("update", "s", "--hybrid")[0] == 0
+    assert hybrid() == HybridConfig()
+    assert venice("update", "s")[0] != 0
 
 
 def test_a_whole_push_over_http(served: Served) -> None:
