@@ -37,14 +37,23 @@ def address_of(url: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port or 80
     except ValueError:
         host, port = None, 0
-    if not host or parts.scheme != "http" or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if (
+        not host
+        or not plain
+        or parts.scheme != "http"
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+    ):
         raise InvalidRequest(f"{url!r} is not the URL of a server", hint="give http://HOST:PORT, for example http://127.0.0.1:7071")
     return host, port
 
 
 def host_of(host: str, port: int) -> bytes:
     """What the Host header says."""
-    return f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode("idna" if not host.isascii() else "ascii")
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
 
 
 def check_timeout(timeout_s: float) -> float:
@@ -166,7 +175,7 @@ class Body:
         part = connection.parser.drain()
         if not part:
             try:
-                self._answers = self._transport.feed(connection, self._transport.receive(connection))
+                self._answers = self._transport.receive(connection)
             except BaseException:
                 self.close()
                 raise
@@ -219,28 +228,14 @@ class SocketTransport:
         if answer is not None:
             self._keep(connection)
             return answer
-        try:
-            answers = connection.parser.feed(data)
-            if answers:
-                self._heads.learn(data, answers)
-            else:
-                answers = self._rest(connection)
-        except BaseException:
-            connection.close()
-            raise
+        answers = self._answers(connection, data)
         self.give_back(connection, answers)
         return answers[0]
 
     def stream(self, request: Request) -> tuple[Response, Body]:
         """Status and headers with an empty body, and the body in pieces as they arrive. Raises as `send`, as does the body."""
         connection, data = self._begin(request)
-        try:
-            answers = self.feed(connection, data)
-            while not answers and not connection.parser.status:
-                answers = self.feed(connection, self.receive(connection))
-        except BaseException:
-            connection.close()
-            raise
+        answers = self._answers(connection, data, streaming=True)
         return Response(connection.parser.status, connection.parser.headers), Body(self, connection, answers)
 
     def close(self) -> None:
@@ -257,17 +252,14 @@ class SocketTransport:
         else:
             connection.close()
 
-    def receive(self, connection: _Connection) -> bytes:
-        """More of an answer under way."""
+    def receive(self, connection: _Connection) -> list[Response]:
+        """The answers completed by the next piece. Raises as `send`."""
         try:
             data = connection.socket.recv(RECEIVED_MAX)
         except OSError as error:
             raise unreachable(self.url, error, self._timeout_s) from error
         if not data:
             raise cut(self.url)
-        return data
-
-    def feed(self, connection: _Connection, data: bytes) -> list[Response]:
         return connection.parser.feed(data)
 
     # Connections.
@@ -324,16 +316,28 @@ class SocketTransport:
             raise
         return connection, first
 
-    def _rest(self, connection: _Connection) -> list[Response]:
-        """The answers once the one under way is complete."""
+    def _answers(self, connection: _Connection, data: bytes, *, streaming: bool = False) -> list[Response]:
+        """The answers once the one that begins with `data` is complete; in a stream, once its head is."""
+        try:
+            answers = connection.parser.feed(data)
+            if answers:
+                self._heads.learn(data, answers)
+            elif not (streaming and connection.parser.status):
+                answers = self._rest(connection, streaming)
+        except BaseException:
+            connection.close()
+            raise
+        return answers
+
+    def _rest(self, connection: _Connection, streaming: bool) -> list[Response]:
         deadline_s = self._clock.monotonic_s() + self._timeout_s
         answers: list[Response] = []
-        while not answers:
+        while not answers and not (streaming and connection.parser.status):
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 raise unreachable(self.url, TimeoutError(), self._timeout_s)
             connection.socket.settimeout(left_s)
-            answers = connection.parser.feed(self.receive(connection))
+            answers = self.receive(connection)
         connection.limit(self._timeout_s)
         return answers
 
