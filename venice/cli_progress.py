@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from venice.cli_output import say_json, size
-from venice.push.progress import Event, PhaseEnded, Progress, PushBegun
+from venice.push.progress import Event, Phase, PhaseEnded, Progress, PushBegun
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -77,7 +77,7 @@ class Bar:
             case PushBegun():
                 self._console.print(begun(event), markup=False)
             case Progress():
-                said = amount(event.rows, event.rows_total, event.bytes)
+                said = amount(event.rows, event.rows_total, event.bytes) if event.rows or event.rows_total else ""
                 if event.rows:
                     said += f"  {event.rows_per_s:,.0f} rows/s"
                 if self._task is None:
@@ -110,8 +110,10 @@ def begun(event: PushBegun) -> str:
 
 def ended(event: PhaseEnded) -> str:
     """What a phase has done, in words."""
-    done = f"  {amount(event.rows, None, event.bytes)}" if event.rows else ""
-    rate = f", {event.rows / event.seconds:,.0f} rows/s" if event.rows and event.seconds > 0 else ""
+    # While it loads, rows are counted by whole partitions, as far as they were heard of: no figure to end on.
+    counted = event.rows if event.phase is not Phase.LOAD else 0
+    done = f"  {amount(counted, None, event.bytes)}" if counted else ""
+    rate = f", {counted / event.seconds:,.0f} rows/s" if counted and event.seconds > 0 else ""
     return f"{event.phase.value:<5}{done}{rate}  {event.seconds:.1f} s"
 
 
