@@ -14,7 +14,7 @@ from venice.errors import NotFound, Unavailable
 from venice.leader import Leader, Standing, real_time_partitions
 from venice.log import Entry, Log, Reader
 from venice.model import Version
-from venice.naming import real_time_topic, replica_name, version_topic
+from venice.naming import dead_letter_topic, real_time_topic, replica_name, version_topic
 from venice.replicas import ReplicaSet
 from venice.telemetry import log_event
 
@@ -126,10 +126,26 @@ class LeaderSet:
         if session is None or not session.reading or not self._leads(session):
             return None
         payloads = session.leader.merge(region, entries) + self._marks(session)
+        self._set_aside(session)
         if not payloads:
             return None
         led = session.led
         return Merged(name, session.number, version_topic(led.store, led.version.number), led.partition, payloads)
+
+    def _set_aside(self, session: _Session) -> None:
+        """Keep what could not be read on the dead-letter topic, byte for byte, for whoever finds out what it is."""
+        poison = session.leader.poison
+        if not poison:
+            return
+        topic = dead_letter_topic(session.led.store)
+        try:
+            self._log.create_topic(topic, 1)
+            offsets = self._log.append(topic, 0, [entry.payload for _, entry in poison])
+        except Unavailable:
+            return  # kept, and tried again with the next batch
+        for (region, entry), offset in zip(poison, offsets, strict=True):
+            log_event("record_refused", topic=entry.topic, region=region, partition=entry.partition, offset=entry.offset, kept_at=offset)
+        poison.clear()
 
     def _marks(self, session: _Session) -> list[bytes]:
         """Inputs that changed nothing, and that a leader has caught up: said when it is time to look."""

@@ -59,6 +59,11 @@ def real_time_topic(store: str) -> str:
     return f"{store}_rt"
 
 
+def dead_letter_topic(store: str) -> str:
+    """`<store>_dead`: real-time records that could not be read, as they came."""
+    return f"{store}_dead"
+
+
 def replica_name(store: str, version: int, partition: int) -> str:
     """`<store>_v<N>.<partition>`, the partition zero-padded so that names sort as partitions do."""
     return replica_of_topic(version_topic(store, version), partition)

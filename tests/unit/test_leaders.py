@@ -14,7 +14,7 @@ from replica_bench import PARTITIONS, Bench
 from venice.clock import SystemClock
 from venice.leaders import LeaderSet, Led
 from venice.model import HybridConfig, ReplicaState, StartOffset, Version
-from venice.naming import real_time_topic
+from venice.naming import dead_letter_topic, real_time_topic
 from venice.record import Kind, Origin, Record, encode
 from venice.rules.partitioning import partition_of
 from venice.storage.format import decode_value
@@ -164,3 +164,17 @@ def test_a_restarted_leader_goes_on_from_the_folded_vector(bench: Bench) -> None
     again = Worker(bench)
     again.lead(version, term=1)
     until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and again.get(1, KEYS[0]) == b"2", again)
+
+
+def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(bench: Bench) -> None:
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    worker.lead(version, term=1)
+    partition = partition_of(KEYS[0], PARTITIONS)
+    bench.log.append(real_time_topic("s"), partition, [b"poison"])
+    write(bench, KEYS[0], b"1", 100)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[0]) == b"1", worker)
+    kept = bench.log.reader({(dead_letter_topic("s"), 0): 0})
+    assert [entry.payload for entry in kept.poll(timeout_s=5)] == [b"poison"]
+    kept.close()

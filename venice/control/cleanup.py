@@ -15,7 +15,7 @@ from venice.control.catalog import Catalog
 from venice.errors import Corrupt, InvalidRequest
 from venice.log import Log
 from venice.model import Version, VersionStatus
-from venice.naming import parse_version_topic, real_time_topic, snapshot_folder, version_topic
+from venice.naming import dead_letter_topic, parse_version_topic, real_time_topic, snapshot_folder, version_topic
 from venice.rules.lifecycle import FAILED
 from venice.storage.manifest import Manifest
 
@@ -89,7 +89,8 @@ class Cleanup:
 
         Unlike a version's topic theirs may be wanted again, by a new store of the name: no command may run meanwhile.
         """
-        buried = {real_time_topic(name) for name in catalog.graveyards if name not in catalog.stores}
+        deleted = [name for name in catalog.graveyards if name not in catalog.stores]
+        buried = {topic for name in deleted for topic in (real_time_topic(name), dead_letter_topic(name))}
         found = buried.intersection(self._log.topics()) if buried else ()
         now_s = self._clock.monotonic_s()
         self._buried_s = {topic: self._buried_s.get(topic, now_s) for topic in found}
