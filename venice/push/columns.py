@@ -35,10 +35,11 @@ _LOGICAL: Final[dict[str, tuple[str, frozenset[str]]]] = {
     "date": ("DATE", frozenset(("date",))),
     "time-millis": ("TIME", _TIMES),
     "time-micros": ("TIME", _TIMES),
-    # Without a zone in all four cases: the session's zone is UTC, so the wall time of an instant is its UTC time.
-    "timestamp-millis": ("TIMESTAMP_MS", _TIMESTAMPS),
+    # Without a zone in all four cases: the session's zone is UTC, so the wall time of an instant is its UTC time. In
+    # microseconds in all four: DuckDB would round to milliseconds, and the encoder refuses what would be lost.
+    "timestamp-millis": ("TIMESTAMP", _TIMESTAMPS),
     "timestamp-micros": ("TIMESTAMP", _TIMESTAMPS),
-    "local-timestamp-millis": ("TIMESTAMP_MS", _TIMESTAMPS),
+    "local-timestamp-millis": ("TIMESTAMP", _TIMESTAMPS),
     "local-timestamp-micros": ("TIMESTAMP", _TIMESTAMPS),
     "uuid": ("VARCHAR", _TEXTS),
 }

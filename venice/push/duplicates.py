@@ -66,5 +66,10 @@ def describe_key(row_schema: str, key: bytes) -> str:
     from venice.schema.codec import key_codec  # Only errors need it, and the writing processes start faster without.
 
     value = key_codec(row_schema).decode(key)
-    text = repr(next(iter(value.values())) if len(value) == 1 else value)
+    return shown(next(iter(value.values())) if len(value) == 1 else value)
+
+
+def shown(key: object) -> str:
+    """A key for a message, not longer than a line."""
+    text = repr(key)
     return text if len(text) <= _KEY_TEXT_MAX else text[:_KEY_TEXT_MAX] + "…"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from venice.errors import Full, InvalidRequest, VeniceError
 from venice.push.columns import quote
-from venice.push.duplicates import describe_key
+from venice.push.duplicates import describe_key, shown
 from venice.push.plan import Field, Plan, Side
 from venice.schema.columnar import ColumnEncoder
 
@@ -74,7 +74,7 @@ class RowEncoder:
             else:
                 values = pa.repeat(pa.scalar(self._prefix, pa.binary()), batch.num_rows)  # A record without fields has no columns.
         except InvalidRequest as error:
-            raise InvalidRequest(f"{self._plan.source}: {error.message}", hint=error.hint, **error.data) from error
+            raise self._misfit_error(batch, error) from error
         self._check_sizes(keys, values)
         return Encoded(keys, values, skipped)
 
@@ -100,6 +100,17 @@ class RowEncoder:
                 hint="make the value smaller, or raise the store's record_bytes_max",
                 size=int(sizes[row]),
             )
+
+    def _misfit_error(self, batch: pa.RecordBatch, error: InvalidRequest) -> InvalidRequest:
+        """The encoder's error with the row's key in the place of its number, which counts from wherever the batch began."""
+        message, row = error.message, error.data.get("row")
+        if isinstance(row, int) and row < batch.num_rows:
+            key = {
+                field.column: batch.column(column)[row].as_py()
+                for field, column in zip(self._plan.key.fields, self._key_columns, strict=True)
+            }
+            message = message.replace(f"row {row}", f"the row of key {shown(next(iter(key.values())) if len(key) == 1 else key)}")
+        return InvalidRequest(f"{self._plan.source}: {message}", hint=error.hint, **error.data)
 
     def _null_error(self, side: Side, field: Field) -> VeniceError:
         found: list[tuple[str, int]] = []

@@ -20,6 +20,8 @@ from venice.schema.types import Record, Schema, Type, describe
 
 DEFAULT_KEY: Final = "key"
 DEFAULT_VALUE: Final = "value"
+_UNCAST: Final = frozenset(("decimal", "timestamp_ns"))
+"""Column types that DuckDB's cast would round: the encoder takes them as they are, and refuses what would be lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ def make_plan(
         _check(side, described, source)
     used = {field.column for side in (key_side, value_side) for field in side.fields}
     types = _read_types(source, (key_side, value_side))
-    chosen = ", ".join(_expression(side, field, source) for side in (key_side, value_side) for field in side.fields)
+    chosen = ", ".join(_expression(side, field, source, described) for side in (key_side, value_side) for field in side.fields)
     return Plan(
         source=source,
         key=key_side,
@@ -214,8 +216,10 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
     return types
 
 
-def _expression(side: Side, field: Field, source: Source) -> str:
+def _expression(side: Side, field: Field, source: Source, described: dict[str, Columns]) -> str:
     column, target = quote(field.column), sql_type(side.schema, field.type)
+    if any(field.column in columns and columns[field.column].id in _UNCAST for columns in described.values()):
+        target = None
     expression = f"CAST({column} AS {target})" if target else column
     if source.format in (Format.CSV, Format.JSON) and is_integer(side.schema, field.type):
         complaint = f"{quote_text(f'column {field.column!r}: ')} || {column} || ' is not a whole number'"

@@ -42,7 +42,7 @@ class PushBegun:
     """Rows of the input; None where only reading tells (CSV, JSON, queries)."""
     columns_ignored: tuple[str, ...]
     """Columns of the input that feed no field."""
-    fields_defaulted: tuple[str, ...]
+    fields_defaulted: tuple[str, ...] = ()
     """Value fields that the input has no column for: every row gets their defaults."""
 
 

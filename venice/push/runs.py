@@ -11,7 +11,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -92,7 +92,7 @@ class Spill:
 
 def disk_error(error: OSError, place: Path) -> VeniceError:
     """What an OSError of writing at `place` means to the user."""
-    if error.errno in (ENOSPC, EDQUOT):
+    if error.errno in (ENOSPC, EDQUOT, EFBIG):
         return Full(f"no room left at {place}", hint="free some space, or set 'blobs' to a larger disk, and push again")
     return Unavailable(f"cannot write at {place}: {error.strerror}", hint="check that the folder exists and may be written to")
 

@@ -6,6 +6,7 @@ Write path: **read** → encode → partition → sort → seal.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,6 +43,8 @@ _SUFFIXES: Final = {
 _COMPRESSED: Final = frozenset((".gz", ".zst"))
 _UNPACKED: Final = 1.5
 """How much larger rows are than their Parquet file, at a guess."""
+_SAID_MAX: Final = 600
+_QUOTED: Final = re.compile(r"LINE (\d+):\s*(.*)")
 _FILE_COLUMN: Final = "venice push file"
 
 Columns = dict[str, "DuckDBPyType"]
@@ -201,6 +204,15 @@ def read_error(error: Exception, name: str) -> VeniceError:
         return Full(f"reading {name} needs more memory than it may have: {text.splitlines()[0]}", hint="raise --memory-limit")
     if "No space left" in text:
         return Full(f"no room left for reading {name}: {text.splitlines()[0]}", hint="free some space and push again")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = " · ".join(line for line in lines if not line.startswith("^"))
-    return InvalidRequest(f"cannot read {name}: {said[:600]}", hint="correct the input, or read it with a query (--sql) that does")
+    lines = [_line(line.strip()) for line in text.splitlines()]
+    said = " · ".join(line for line in lines if line and not line.startswith("^"))
+    return InvalidRequest(f"cannot read {name}: {said[:_SAID_MAX]}", hint="correct the input, or read it with a query (--sql) that does")
+
+
+def _line(line: str) -> str:
+    """A line of DuckDB's words; where it quotes the SQL, the user's own query begins in line 2 and the rest is ours."""
+    quoted = _QUOTED.match(line)
+    if quoted is None:
+        return line
+    number = int(quoted[1])
+    return f"line {number - 1}: {quoted[2]}" if number > 1 and not quoted[2].startswith(")") else ""
