@@ -68,6 +68,8 @@ FROM read_csv('{file}', nullstr = 'NA')
 EXAMPLE = "2013-01-01-UA-1545-EWR"
 PUBLISHED_P99 = {"thin": "10 ms", "Da Vinci": "10 µs", "Da Vinci, object cache": "10 µs"}
 SAMPLES = 20_000
+QUIET_S = 4.0
+"""Nobody is left without a word for longer."""
 
 
 class Screen:
@@ -89,11 +91,29 @@ class Screen:
                 yield said
         else:
             self.console.print(f"{self._number:2} … {doing}")
-            yield said
+            with self._still(doing, started_s):
+                yield said
         seconds = self._clock.monotonic_s() - started_s
         self.console.print(f"{self._number:2} [green]✓[/] {said[0] if said else doing}  [dim]{seconds:.1f} s[/]")
         for line in said[1:]:
             self.console.print(f"     {line}")
+
+    @contextmanager
+    def _still(self, doing: str, started_s: float) -> Iterator[None]:
+        """Where there is no terminal to turn a wheel on, a line every few seconds."""
+        done = threading.Event()
+
+        def say() -> None:
+            while not done.wait(QUIET_S):
+                self.console.print(f"     [dim]still at it: {doing}, {self._clock.monotonic_s() - started_s:.0f} s[/]")
+
+        thread = threading.Thread(target=say, name="still", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 @dataclass
