@@ -78,43 +78,54 @@ class ReplicaFold:
         except Corrupt:
             self.counts.corrupt += 1
             return position
-        if record.kind is Kind.START_OF_VERSION:
-            self.counts.control += 1
+        after = accept(record, position, self.counts)
+        if after is None:
             return position
-        if record.kind is Kind.DECLARE_LEADERSHIP:
-            return self._declare(record, position)
-        if not self._in_sequence(record, position):
-            return position
-        caught_up = position.caught_up_session
-        match record.kind:
-            case Kind.PUT:
-                mutations.append(Mutation(record.key, _stored(record), record.metadata or None))
-            case Kind.DELETE:
-                mutations.append(Mutation(record.key, None, record.metadata or None))
-            case Kind.CAUGHT_UP:
-                caught_up = record.session
-                self.counts.control += 1
-            case _:
-                self.counts.control += 1
-        return replace(position, sequence=record.sequence, vector=record.vector or position.vector, caught_up_session=caught_up)
+        if record.kind is Kind.PUT:
+            mutations.append(Mutation(record.key, _stored(record), record.metadata or None))
+        elif record.kind is Kind.DELETE:
+            mutations.append(Mutation(record.key, None, record.metadata or None))
+        return after
 
-    def _declare(self, record: Record, position: Position) -> Position:
-        if record.term < position.term:
-            self.counts.fenced += 1
-            return position
-        self.counts.control += 1
-        return replace(position, term=record.term, session=record.session, sequence=0)
 
-    def _in_sequence(self, record: Record, position: Position) -> bool:
-        if (record.term, record.session) != (position.term, position.session):
-            self.counts.fenced += 1
-        elif record.sequence <= position.sequence:
-            self.counts.duplicate += 1
-        elif record.sequence != position.sequence + 1:
-            self.counts.missing += 1
-        else:
-            return True
-        return False
+def accept(record: Record, position: Position, counts: FoldCounts) -> Position | None:
+    """The position of a reader that stood at `position` after this record, its offset aside; None if the record does not count.
+
+    Everybody who reads a version topic asks here, so all drop the same records.
+    """
+    if record.kind is Kind.START_OF_VERSION:
+        counts.control += 1
+        return position
+    if record.kind is Kind.DECLARE_LEADERSHIP:
+        return _declare(record, position, counts)
+    if not _in_sequence(record, position, counts):
+        return None
+    caught_up = position.caught_up_session
+    if record.kind is Kind.CAUGHT_UP:
+        caught_up = record.session
+    if record.kind not in (Kind.PUT, Kind.DELETE):
+        counts.control += 1
+    return replace(position, sequence=record.sequence, vector=record.vector or position.vector, caught_up_session=caught_up)
+
+
+def _declare(record: Record, position: Position, counts: FoldCounts) -> Position | None:
+    if record.term < position.term:
+        counts.fenced += 1
+        return None
+    counts.control += 1
+    return replace(position, term=record.term, session=record.session, sequence=0)
+
+
+def _in_sequence(record: Record, position: Position, counts: FoldCounts) -> bool:
+    if (record.term, record.session) != (position.term, position.session):
+        counts.fenced += 1
+    elif record.sequence <= position.sequence:
+        counts.duplicate += 1
+    elif record.sequence != position.sequence + 1:
+        counts.missing += 1
+    else:
+        return True
+    return False
 
 
 def _stored(record: Record) -> bytes:
