@@ -160,7 +160,7 @@ class _Push:
             return self._result(done.number, done.row_count, done.byte_count)
         source = locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
         with duckdb.connect() as connection:
-            _configure(connection, self._threads, self._options.memory_limit)
+            configure(connection, self._threads, self._options.memory_limit)
             plan = make_plan(
                 connection,
                 source,
@@ -315,7 +315,8 @@ def _not_loaded(info: VersionInfo, wait_s: float) -> Unavailable:
     )
 
 
-def _configure(connection: duckdb.DuckDBPyConnection, threads: int, memory_limit: str | None) -> None:
+def configure(connection: duckdb.DuckDBPyConnection, threads: int, memory_limit: str | None) -> None:
+    """Make a connection read as pushes do: in order, in UTC, within limits. Raises InvalidRequest."""
     connection.execute("SET threads = ?", [threads])
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = true")

@@ -135,8 +135,8 @@ class _Halves:
         """Run the intake to the end of the input."""
 
         def tick() -> None:
-            if self._writers is None and self._threads > 1 and self._intake.taken.rows >= 2 * ROWS_PER_PROCESS:
-                self._start(self._threads)
+            if self._writers is None and self._processes() > 0:
+                self._start()
             self._tick()
 
         def stop() -> None:
@@ -150,7 +150,7 @@ class _Halves:
         """Write every partition that has rows."""
         self._reporter.begin(Phase.WRITE, taken.rows)
         if self._writers is None:
-            self._start(0)
+            self._start()
         assert self._writers is not None
         jobs = [Job(partition, blocks) for partition, blocks in taken.blocks.items()]
         run_lanes(self._writers.lanes(jobs), tick=self._tick, stop=self._writers.stop)
@@ -161,9 +161,13 @@ class _Halves:
             self._writers.close()
         self._intake.close()
 
-    def _start(self, processes: int) -> None:
+    def _processes(self) -> int:
+        """How many writing processes the rows read so far pay for; 0 = write here."""
+        return self._threads if self._threads > 1 and self._intake.taken.rows >= self._threads * ROWS_PER_PROCESS else 0
+
+    def _start(self) -> None:
         descriptors = [spill.descriptor for spill in self._intake.spills]
-        self._writers = Writers(self._work, processes=processes, descriptors=descriptors, count=self._reporter.count)
+        self._writers = Writers(self._work, processes=self._processes(), descriptors=descriptors, count=self._reporter.count)
 
     def _tick(self) -> None:
         self._check()

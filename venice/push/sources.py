@@ -43,6 +43,12 @@ _SUFFIXES: Final = {
 _COMPRESSED: Final = frozenset((".gz", ".zst"))
 _UNPACKED: Final = 1.5
 """How much larger rows are than their Parquet file, at a guess."""
+_CSV_OPTIONS: Final = (
+    # Everything is text but what `types` says. An empty cell is null, a quoted empty one an empty string.
+    *("all_varchar = true", "allow_quoted_nulls = false"),
+    # Only the delimiter is guessed: a guess at the rest takes a damaged file for one in another dialect.
+    *("header = true", "skip = 0", "quote = '\"'", "escape = '\"'", "comment = ''"),
+)
 _SAID_MAX: Final = 600
 _QUOTED: Final = re.compile(r"LINE (\d+):\s*(.*)")
 _FILE_COLUMN: Final = "venice push file"
@@ -111,8 +117,7 @@ class Source:
             case Format.PARQUET:
                 options += ["union_by_name = true"] if len(files) > 1 else []
             case Format.CSV:
-                # All text but what is named; an empty cell is null, a quoted empty one is an empty string.
-                options += ["header = true", "all_varchar = true", "allow_quoted_nulls = false"]
+                options += _CSV_OPTIONS
                 options += ["union_by_name = true"] if len(files) > 1 else []
                 options += [f"types = {typed}"] if types else []
             case _:

@@ -1,0 +1,108 @@
+"""Laws of the push: partitions are `partition_of`, runs and merges are Python's sort, whatever the keys look like."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from venice.errors import InvalidRequest
+from venice.push import runs
+from venice.push.duplicates import DuplicatePolicy
+from venice.push.keys import key_column, partitions, sort
+from venice.push.merge import merge
+from venice.push.runs import Block, Spill, write_run
+from venice.rules.partitioning import partition_of
+
+# Few different bytes make equal prefixes, and zeros at the end are what padding must not swallow.
+KEYS = st.one_of(
+    st.binary(max_size=12),
+    st.lists(st.sampled_from([0, 1, 255]), max_size=20).map(bytes),
+    st.binary(min_size=50, max_size=130),
+    st.integers(0, 30).map(lambda n: b"a common prefix longer than words " + bytes(n)),
+)
+ROWS = st.lists(st.tuples(KEYS, st.binary(max_size=6)), max_size=120)
+COUNTS = st.sampled_from([1, 2, 3, 8, 1000, 2**16, 2**16 + 1, 2**31 - 1])
+
+
+@given(st.lists(KEYS, max_size=60), COUNTS)
+def test_partitions_of_a_column_are_those_of_its_keys(keys: list[bytes], count: int) -> None:
+    column = key_column(np.array([len(key) for key in keys], np.int32), b"".join(keys))
+    assert partitions(column, count).tolist() == [partition_of(key, count) for key in keys]
+
+
+@given(st.lists(KEYS, max_size=80), st.integers(1, 4), st.booleans())
+def test_rows_sort_by_group_then_bytes_then_sequence(keys: list[bytes], groups: int, backwards: bool) -> None:
+    column = key_column(np.array([len(key) for key in keys], np.int32), b"".join(keys))
+    group = np.array([len(key) % groups for key in keys], np.uint16)
+    sequence = np.arange(len(keys), dtype=np.int32)[:: -1 if backwards else 1]
+    order = sort(column, group, sequence)
+    expected = sorted(range(len(keys)), key=lambda row: (group[row], keys[row], sequence[row]))
+    assert order.rows.tolist() == expected
+    assert order.same.tolist() == [i > 0 and keys[row] == keys[expected[i - 1]] for i, row in enumerate(expected)]
+    assert [column.at(row) for row in range(len(keys))] == keys
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@given(
+    st.lists(ROWS, max_size=6),
+    st.sampled_from([1, 3, 8]),
+    st.sampled_from([1, 60, 65536]),
+    st.sampled_from([1, 200, 1 << 20]),
+    st.booleans(),
+)
+def test_merged_runs_are_the_last_row_of_each_key_in_order(
+    scratch: Path, stretches: list[list[tuple[bytes, bytes]]], partition_count: int, block_bytes: int, step_bytes: int, large: bool
+) -> None:
+    policy = DuplicatePolicy(allow=True, key_row_schema="")
+    expected = {key: value for rows in stretches for key, value in rows}
+    rows_read = sum(map(len, stretches))
+    blocks: dict[int, list[Block]] = {}
+    duplicates = 0
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(runs, "BLOCK_BYTES", block_bytes)
+        spills = [stack.enter_context(closing(Spill(scratch))) for _ in range(2)]
+        kind = pa.large_binary() if large else pa.binary()
+        for number, rows in enumerate(stretches):
+            keys, values = (pa.array([row[side] for row in rows], kind) for side in (0, 1))
+            run = write_run(number, keys, values, partition_count, spills[number % 2], policy)
+            duplicates += run.duplicates
+            for partition, found in run.blocks.items():
+                blocks.setdefault(partition, []).extend(found)
+        merged: dict[bytes, bytes] = {}
+        for partition, found in blocks.items():
+            keys_seen: list[bytes] = []
+            for step in merge(found, policy, step_bytes):
+                keys_seen += step.keys
+                duplicates += step.duplicates
+                assert step.bytes == sum(map(len, [*step.keys, *step.values]))
+                merged.update(zip(step.keys, step.values, strict=True))
+            assert keys_seen == sorted(set(keys_seen))
+            assert all(partition_of(key, partition_count) == partition for key in keys_seen)
+    assert merged == expected
+    assert duplicates == rows_read - len(expected)
+    assert list(scratch.iterdir()) == [], "runs have no names"
+
+
+@given(ROWS)
+def test_rows_that_differ_under_one_key_are_refused_and_equal_ones_are_not(scratch: Path, rows: list[tuple[bytes, bytes]]) -> None:
+    policy = DuplicatePolicy(allow=False, key_row_schema='{"type":"record","name":"K","fields":[{"name":"k","type":"bytes"}]}')
+    # As Avro bytes, so that the error can name them.
+    keys = [bytes([2 * len(key)]) + key if len(key) < 64 else b"\x02?" for key, _ in rows]
+    values = [value for _, value in rows]
+    with closing(Spill(scratch)) as spill:
+        arrays = pa.array(keys, pa.binary()), pa.array(values, pa.binary())
+        if len(set(zip(keys, values, strict=True))) == len(set(keys)):
+            assert write_run(0, *arrays, 1, spill, policy).duplicates == len(keys) - len(set(keys))
+        else:
+            with pytest.raises(InvalidRequest, match="several rows with different values have the same key"):
+                write_run(0, *arrays, 1, spill, policy)
