@@ -12,8 +12,13 @@ from venice.log import Log
 _SERVERS = re.compile(r"[^,\s]+:[0-9]+(,[^,\s]+:[0-9]+)*")
 
 
-def open_log(url: str, clock: Clock) -> Log:
+def open_log(url: str, clock: Clock, *, timeout_s: float = 30.0) -> Log:
     """Open the log at `sqlite:FOLDER`, a folder that is made if it is missing, or `kafka:HOST:PORT[,HOST:PORT…]`.
+
+    Args:
+        url: Where it is.
+        clock: For timestamps and waiting.
+        timeout_s: After how long a silent Kafka cluster is Unavailable.
 
     Raises:
         InvalidRequest: No such URL.
@@ -27,5 +32,5 @@ def open_log(url: str, clock: Clock) -> Log:
     if kind == "kafka" and _SERVERS.fullmatch(place):
         from venice.log.kafka import KafkaLog
 
-        return KafkaLog(place, clock)
+        return KafkaLog(place, clock, timeout_s=timeout_s)
     raise InvalidRequest(f"{url!r} names no log", hint="write sqlite:FOLDER or kafka:HOST:PORT")
