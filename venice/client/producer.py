@@ -1,62 +1,50 @@
 """Producer: single writes to a hybrid store, acknowledged by the log.
 
-Write path: **producer** → real-time topic → leader → version topic → ingest → storage.
+Write path: **producer** → outbox → real-time topic → leader → version topic → ingest → storage.
 
-Writes are collected per real-time partition and appended in batches by one thread, in the order in which they were made;
-so the writes of a key keep their order. A batch the log did not acknowledge is appended again, unchanged: a write carries
-its time from the moment it was made, and merging it twice changes nothing.
+A write carries its time from the moment it was made, and two writes of a key by one producer never carry the same; of two
+writes of a key the later one stands. So the order of a key's writes holds however they travel, and a batch that the log
+did not acknowledge is appended again, unchanged: merging a write twice changes nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
-from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from venice.client.acknowledgement import Accepted, Acknowledgement, accept
+from venice.client.outbox import Outbox
+from venice.client.target import Target
 from venice.clock import Clock, SystemClock
-from venice.config import Settings, load
-from venice.control.catalog import CatalogReader
-from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, VeniceError
-from venice.log import PAYLOAD_BYTES_MAX, Log
-from venice.log.open import open_log
-from venice.model import Store
-from venice.naming import real_time_topic
-from venice.record import Kind, Origin, Record, encode
-from venice.rules.partitioning import partition_of
-from venice.schema.codec import Codec
+from venice.config import Settings
+from venice.errors import InvalidRequest
 
-BATCH_RECORDS_MAX = 500
-RETRY_S = 0.2
-RECENT_KEYS_MAX = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Where the log keeps a write: it survives the death of any process."""
-
-    partition: int
-    offset: int
-
-
-@dataclass(slots=True)
-class _Write:
-    partition: int
-    payload: bytes
-    done: Future[Accepted]
+BUFFER_BYTES = 32 * 1024 * 1024
+DELIVERY_S = 120.0
 
 
 class Producer:
-    """Writes to one store. Safe to share between threads.
+    """Writes to one store. Safe to share between threads; a forked child must open its own.
+
+    Futures are done when the log has acknowledged the write: it survives the death of any process then, and readers see it
+    soon after. Their callbacks run in the producer's threads: they may write again, and must not wait for anything. A write
+    whose future fails with Unavailable may be in the log all the same.
+
+    Values are written with the newest value schema there was when the producer was opened, for its whole life. That the
+    store was deleted, or takes no more real-time writes, is noticed within a second.
 
     Args:
-        settings: Settings, or the path of a `venice.toml`: where the log is.
+        settings: Settings, the path of a `venice.toml`, or the URL of a log: `sqlite:FOLDER` or `kafka:HOST:PORT`.
         store: A hybrid store.
-        region: The region whose real-time topic is written; default: the settings' own.
-        buffer_bytes: Writes not yet acknowledged may take so much memory; beyond it a write waits.
+        region: The region that is written in; default: the settings' own, or the only one there is.
+        buffer_bytes: What may wait for the log; when it is full, writes block until half of it is free.
         delivery_s: A write that the log has not taken after so long fails with Unavailable.
         clock: For tests.
 
@@ -72,34 +60,25 @@ class Producer:
         store: str,
         region: str | None = None,
         *,
-        buffer_bytes: int = 32 * 1024 * 1024,
-        delivery_s: float = 120.0,
+        buffer_bytes: int = BUFFER_BYTES,
+        delivery_s: float = DELIVERY_S,
         clock: Clock | None = None,
     ) -> None:
-        self._settings = settings if isinstance(settings, Settings) else load(settings)
-        self._clock = clock or SystemClock()
         self.store = store
-        self._topic = real_time_topic(store)
-        self._buffer_bytes = buffer_bytes
-        self._delivery_s = delivery_s
-        self._log: Log = open_log(self._settings.log_url, self._clock)
-        try:
-            described = self._describe(region or self._settings.region)
-        except BaseException:
-            self._log.close()
-            raise
-        self._partitions = described.real_time_partitions
-        self._record_bytes_max = described.config.record_bytes_max
-        self._schema_id = max(schema.id for schema in described.value_schemas)
-        self._encode_key = Codec(described.key_schema).encode
-        self._encode_value = Codec(next(s.text for s in described.value_schemas if s.id == self._schema_id)).encode
-        self._recent: dict[bytes, int] = {}
-        self._waiting: deque[_Write] = deque()
-        self._pending_bytes = 0
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"producer-{store}", daemon=True)
-        self._thread.start()
+        clock = clock or SystemClock()
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._target = Target(settings, store, region, clock=clock, timeout_s=delivery_s / 2)
+        self._outbox: Outbox[Acknowledgement] = Outbox(
+            self._target.append,
+            _Futures(self._lock),
+            name=store,
+            lanes=self._target.partitions,
+            buffer_bytes=buffer_bytes,
+            delivery_s=delivery_s,
+            clock=clock,
+        )
 
     def put(self, key: Any, value: Any, timestamp_ms: int | None = None) -> Future[Accepted]:
         """Write a whole value.
@@ -115,36 +94,41 @@ class Producer:
 
         Raises:
             InvalidRequest: Key or value do not fit their schema, or are too large; nothing was written.
+            NotFound, Conflict: The store was deleted, or takes no real-time writes any more; nothing was written.
+            Unavailable: The producer is closed, or was while this waited for room; nothing was written.
         """
-        payload = self._encode_value(value)
-        if len(payload) > self._record_bytes_max:
-            raise InvalidRequest(
-                f"value of {len(payload):,} bytes for key {key!r}: {self.store!r} takes {self._record_bytes_max:,}",
-                hint="write less, or raise the store's record_bytes_max",
-            )
-        return self._write(Kind.PUT, key, payload, timestamp_ms)
+        return self._write(self._target.put(key, value, timestamp_ms))
 
     def delete(self, key: Any, timestamp_ms: int | None = None) -> Future[Accepted]:
         """Delete a key. Arguments, result and errors as for `put`."""
-        return self._write(Kind.DELETE, key, b"", timestamp_ms)
+        return self._write(self._target.delete(key, timestamp_ms))
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until every write made so far is acknowledged or has failed.
 
         Raises:
             Unavailable: `timeout_s` passed first.
+            InvalidRequest: Called in a callback of one of the futures: it would wait for itself.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._pending_bytes, timeout_s):
-                raise Unavailable(f"the log has not taken all writes of {self.store!r} within {timeout_s:g} s", hint="try again")
+        self._check_process()
+        self._outbox.flush(timeout_s)
 
-    def close(self) -> None:
-        """Flush, then stop. Closing again does nothing."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._log.close()
+    def close(self, timeout_s: float | None = None) -> None:
+        """Flush, then stop. Closing again does nothing; in a forked child it does nothing at all.
+
+        Args:
+            timeout_s: What the log has not taken after so long fails with Unavailable; default: `delivery_s` of each write.
+
+        Raises:
+            InvalidRequest: Called in a callback of one of the futures.
+        """
+        if os.getpid() != self._process:
+            return
+        self._outbox.close(timeout_s)
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._target.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,91 +136,163 @@ class Producer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _describe(self, region: str) -> Store:
-        reader = CatalogReader(self._log)
-        try:
-            catalog = reader.catch_up()
-        finally:
-            reader.close()
-        if region not in catalog.regions:
-            raise NotFound(f"no region {region!r}", hint=f"regions there are: {', '.join(sorted(catalog.regions)) or 'none yet'}")
-        found = catalog.stores.get(self.store)
-        if found is None:
-            raise NotFound(f"no store {self.store!r}", hint=f"stores there are: {', '.join(sorted(catalog.stores)) or 'none'}")
-        if found.hybrid is None or not found.value_schemas:
-            raise Conflict(
-                f"store {self.store!r} takes no real-time writes", hint=f"make it hybrid: venice store update {self.store} --hybrid"
-            )
-        return found
-
-    def _write(self, kind: Kind, key: Any, value: bytes, timestamp_ms: int | None) -> Future[Accepted]:
-        raw = self._encode_key(key)
-        if timestamp_ms is not None and timestamp_ms <= 0:
-            raise InvalidRequest(f"timestamp {timestamp_ms} is not a time in milliseconds", hint="leave it out for now")
-        done: Future[Accepted] = Future()
-        with self._changed:
-            if self._closing:
-                raise Unavailable(f"the producer of {self.store!r} is closed", hint="open a new one")
-            record = Record(
-                kind,
-                key=raw,
-                value=value,
-                schema_id=self._schema_id if kind is Kind.PUT else 0,
-                origin=Origin.REAL_TIME,
-                timestamp_ms=timestamp_ms if timestamp_ms is not None else self._next_time(raw),
-            )
-            payload = encode(record)
-            if len(payload) > PAYLOAD_BYTES_MAX:
-                raise InvalidRequest(f"a write of {len(payload):,} bytes: the log takes {PAYLOAD_BYTES_MAX:,}", hint="write less")
-            self._waiting.append(_Write(partition_of(raw, self._partitions), payload, done))
-            self._pending_bytes += len(payload)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._pending_bytes <= self._buffer_bytes or self._closing)
+    def _write(self, write: tuple[int, bytes]) -> Future[Accepted]:
+        if os.getpid() != self._process:
+            raise _forked(self.store)
+        done = Acknowledgement(self._lock)
+        self._outbox.put(*write, done)
         return done
 
-    def _next_time(self, key: bytes) -> int:
-        """Now, but later than this producer's last write of the key: a millisecond holds many writes, and order must show."""
-        now_ms = self._clock.now_ms()
-        time_ms = max(now_ms, self._recent.get(key, 0) + 1)
-        self._recent[key] = time_ms
-        if len(self._recent) > RECENT_KEYS_MAX:
-            self._recent = {key: at for key, at in self._recent.items() if at >= now_ms}
-        return time_ms
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
-                    return
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_RECORDS_MAX))]
-            by_partition: dict[int, list[_Write]] = {}
-            for write in batch:
-                by_partition.setdefault(write.partition, []).append(write)
-            for partition, writes in by_partition.items():
-                self._append(partition, writes)
-            with self._changed:
-                self._pending_bytes -= sum(len(write.payload) for write in batch)
-                self._changed.notify_all()
-
-    def _append(self, partition: int, writes: list[_Write]) -> None:
-        deadline_s = self._clock.monotonic_s() + self._delivery_s
-        while True:
-            try:
-                offsets = self._log.append(self._topic, partition, [write.payload for write in writes])
-            except VeniceError as error:
-                if not error.retryable or self._clock.monotonic_s() >= deadline_s:
-                    for write in _live(writes):
-                        write.done.set_exception(error)
-                    return
-                self._clock.sleep(RETRY_S)
-            else:
-                for write, offset in zip(writes, offsets, strict=True):
-                    if write.done.set_running_or_notify_cancel():
-                        write.done.set_result(Accepted(partition, offset))
-                return
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise _forked(self.store)
 
 
-def _live(writes: list[_Write]) -> list[_Write]:
-    """Those whose future nobody has cancelled."""
-    return [write for write in writes if write.done.set_running_or_notify_cancel()]
+class _Futures:
+    """Settles the futures of a `Producer`."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def accepted(self, partition: int, offsets: Sequence[int], dones: Sequence[Acknowledgement]) -> None:
+        accept(dones, partition, offsets, self._lock)
+
+    def failed(self, error: Exception, dones: Sequence[Acknowledgement]) -> None:
+        for done in dones:
+            done.set_exception(error)
+
+
+class AsyncProducer:
+    """`Producer` for an event loop; one loop at a time. `async with AsyncProducer(…) as producer:` opens it.
+
+    `put` and `delete` are awaited twice: for room in the buffer, and for the acknowledgement.
+
+        acknowledged = await producer.put("key", {"page": "home"})
+        accepted = await acknowledged
+
+    Arguments as for `Producer`; so are the errors, which opening raises.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | Path | str,
+        store: str,
+        region: str | None = None,
+        *,
+        buffer_bytes: int = BUFFER_BYTES,
+        delivery_s: float = DELIVERY_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self.store = store
+        self._settings = settings
+        self._region = region
+        self._buffer_bytes = buffer_bytes
+        self._delivery_s = delivery_s
+        self._clock = clock or SystemClock()
+        self._process = os.getpid()
+        self._closed = False
+        self._opened: tuple[Target, Outbox[asyncio.Future[Accepted]], asyncio.AbstractEventLoop] | None = None
+
+    async def open(self) -> None:
+        """Find the store. Called by `async with`; opening again does nothing."""
+        if self._opened is not None:
+            return
+        loop = asyncio.get_running_loop()
+        target = await asyncio.to_thread(
+            Target, self._settings, self.store, self._region, clock=self._clock, timeout_s=self._delivery_s / 2
+        )
+        outbox: Outbox[asyncio.Future[Accepted]] = Outbox(
+            target.append,
+            _LoopFutures(loop),
+            name=self.store,
+            lanes=target.partitions,
+            buffer_bytes=self._buffer_bytes,
+            delivery_s=self._delivery_s,
+            clock=self._clock,
+        )
+        self._opened = target, outbox, loop
+
+    async def put(self, key: Any, value: Any, timestamp_ms: int | None = None) -> asyncio.Future[Accepted]:
+        """Write a whole value, as `Producer.put`, when there is room for it.
+
+        Returns:
+            A future of this loop, done when the log has acknowledged the write.
+        """
+        target, _, _ = self._usable()
+        return await self._write(target.put(key, value, timestamp_ms))
+
+    async def delete(self, key: Any, timestamp_ms: int | None = None) -> asyncio.Future[Accepted]:
+        """Delete a key. Arguments, result and errors as for `put`."""
+        target, _, _ = self._usable()
+        return await self._write(target.delete(key, timestamp_ms))
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """As `Producer.flush`; futures that are done by then say so when this returns."""
+        _, outbox, _ = self._usable()
+        await asyncio.to_thread(outbox.flush, timeout_s)
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """As `Producer.close`."""
+        if self._opened is None or os.getpid() != self._process:
+            return
+        target, outbox, _ = self._opened
+        await asyncio.to_thread(outbox.close, timeout_s)
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(target.close)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def _usable(self) -> tuple[Target, Outbox[asyncio.Future[Accepted]], asyncio.AbstractEventLoop]:
+        if os.getpid() != self._process:
+            raise _forked(self.store)
+        if self._opened is None:
+            raise InvalidRequest(f"the producer of {self.store!r} is not open", hint="use it as 'async with AsyncProducer(…) as producer'")
+        return self._opened
+
+    async def _write(self, write: tuple[int, bytes]) -> asyncio.Future[Accepted]:
+        _, outbox, loop = self._usable()
+        done: asyncio.Future[Accepted] = loop.create_future()
+        room = asyncio.Event()
+        while not outbox.offer(*write, done, lambda: _soon(loop, room.set)):
+            await room.wait()
+            room.clear()
+        return done
+
+
+class _LoopFutures:
+    """Settles the futures of an `AsyncProducer`, a batch at a time: each call into a loop from outside wakes it up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def accepted(self, partition: int, offsets: Sequence[int], dones: Sequence[asyncio.Future[Accepted]]) -> None:
+        def settle() -> None:
+            for done, offset in zip(dones, offsets, strict=True):
+                if not done.done():
+                    done.set_result(Accepted(partition, offset))
+
+        _soon(self._loop, settle)
+
+    def failed(self, error: Exception, dones: Sequence[asyncio.Future[Accepted]]) -> None:
+        def settle() -> None:
+            for done in dones:
+                if not done.done():
+                    done.set_exception(error)
+
+        _soon(self._loop, settle)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    # A loop that was closed has nobody left who waits.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+
+
+def _forked(store: str) -> InvalidRequest:
+    return InvalidRequest(f"the producer of {store!r} was opened before a fork", hint="open one in the child process")
