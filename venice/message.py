@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import httptools
 
@@ -69,28 +69,6 @@ class Streamed(NamedTuple):
     status: int
     headers: Headers
     parts: AsyncIterator[bytes]
-
-
-class Transport(Protocol):
-    """Carries requests to one server. Raises Unavailable; an answer is whole or does not come."""
-
-    def send(self, request: Request) -> Response: ...
-
-    def stream(self, request: Request) -> tuple[Response, Generator[bytes, None, None]]:
-        """Status and headers with an empty body, and the body in pieces as they arrive. Close the generator if it is not exhausted."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class AsyncTransport(Protocol):
-    """The same within one event loop."""
-
-    async def send(self, request: Request) -> Response: ...
-
-    async def stream(self, request: Request) -> tuple[Response, AsyncGenerator[bytes, None]]: ...
-
-    async def close(self) -> None: ...
 
 
 def render_request(request: Request, host: bytes) -> bytes:
