@@ -234,9 +234,12 @@ class StoreRequests:
             {},
         )
         with self._lock:
-            if self._schemas is None or learned.sequence >= self._schemas.sequence:
-                self._schemas = learned
-            return self._schemas
+            known = self._schemas
+            if known is None or learned.sequence >= known.sequence:
+                if known is not None and known.key_schema == learned.key_schema:
+                    learned = replace(learned, versions=learned.versions | known.versions)
+                self._schemas = known = learned
+            return known
 
     def describes(self, schemas: _Schemas, version: int) -> Steps[bool]:
         """Whether a key encoded with `schemas` could be understood by a version that is new here; if not, ask again."""
