@@ -13,7 +13,8 @@ from replica_bench import PARTITIONS, Bench
 
 from venice.clock import SystemClock
 from venice.leaders import LeaderSet, Led
-from venice.model import HybridConfig, ReplicaState, StartOffset, Version
+from venice.log import PAYLOAD_BYTES_MAX
+from venice.model import HybridConfig, ReplicaState, StartOffset, Version, VersionStatus
 from venice.naming import dead_letter_topic, real_time_topic
 from venice.record import Kind, Origin, Record, encode
 from venice.rules.partitioning import partition_of
@@ -178,3 +179,30 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(bench: B
     kept = bench.log.reader({(dead_letter_topic("s"), 0): 0})
     assert [entry.payload for entry in kept.poll(timeout_s=5)] == [b"poison"]
     kept.close()
+
+
+def test_a_write_that_the_version_topic_could_not_take_is_set_aside(bench: Bench) -> None:
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {KEYS[0]: b"row"})
+    bench.want(version)
+    worker.lead(version, term=1)
+    bare = len(encode(Record(Kind.PUT, key=KEYS[0], schema_id=1, origin=Origin.REAL_TIME, timestamp_ms=1)))
+    write(bench, KEYS[0], bytes(PAYLOAD_BYTES_MAX - bare), 100)
+    write(bench, KEYS[1], b"1", 100)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[1]) == b"1", worker)
+    until(lambda: dead_letter_topic("s") in bench.log.topics(), worker)
+    assert bench.log.end_offset(dead_letter_topic("s"), 0) == 1
+    assert worker.get(1, KEYS[0]) == b"row"
+
+
+def test_a_version_whose_status_changes_is_led_by_the_same_session(bench: Bench) -> None:
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    worker.lead(version, term=1)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS, worker)
+    before = [storage.position.session for storage in bench.replicas.open["s", 1].values()]
+    worker.lead(replace(version, status=VersionStatus.ONLINE, status_ms=1), term=1)
+    write(bench, KEYS[0], b"1", 100)
+    until(lambda: worker.get(1, KEYS[0]) == b"1", worker)
+    assert [storage.position.session for storage in bench.replicas.open["s", 1].values()] == before
