@@ -16,7 +16,7 @@ from enum import Enum
 from venice import record as log_record
 from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
-from venice.log import Entry
+from venice.log import PAYLOAD_BYTES_MAX, Entry
 from venice.record import Kind, Origin, Record, Vector
 from venice.rules.merge import BATCH_TIMESTAMP_MS, NO_REGION, Write, stands
 from venice.rules.partitioning import partition_of
@@ -27,6 +27,10 @@ CLOCK_SKEW_MS_MAX = 60_000
 
 The log's time, not this process's clock, so that every leader in every region caps alike.
 """
+
+_ADDED_BYTES = 64
+_ENTRY_BYTES = 14
+"""What a leader adds to a write at most: its session and a tombstone, and so much per entry of the vector."""
 
 
 class Standing(Enum):
@@ -65,7 +69,8 @@ class Leader:
         """Images appended but not yet folded, with their sequence: the replica does not show them yet."""
         self._unfolded: deque[tuple[int, bytes]] = deque()
         self.poison: list[tuple[int, Entry]] = []
-        """(region, real-time entry) that could not be decoded; whoever drives takes them for the dead-letter topic."""
+        """(region, real-time entry) that could not be decoded, or is too large for the version topic; whoever drives takes
+        them for the dead-letter topic."""
         self.ignored = 0
         """Writes that lost to what was there."""
 
@@ -130,6 +135,9 @@ class Leader:
         incoming = Write(max(stamp, 1), region, record.schema_id if payload is not None else 0, payload)
         if not stands(incoming, self._state(record.key)):
             self.ignored += 1
+            return
+        if len(entry.payload) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
+            self.poison.append((region, entry))
             return
         out.append(
             self._next(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from venice.clock import Clock
-from venice.errors import NotFound, Unavailable
+from venice.errors import Corrupt, NotFound, Unavailable, VeniceError
 from venice.leader import Leader, Standing, real_time_partitions
 from venice.log import Entry, Log, Reader
 from venice.model import Version
@@ -61,7 +61,6 @@ class _Session:
     number: int
     reading: bool = False
     caught_up: bool = False
-    lag_records: int = 0
     looked_s: float = 0.0
 
 
@@ -125,11 +124,19 @@ class LeaderSet:
         session = self._sessions.get(name)
         if session is None or not session.reading or not self._leads(session):
             return None
-        payloads = session.leader.merge(region, entries) + self._marks(session)
+        led = session.led
+        try:
+            payloads = session.leader.merge(region, entries) + self._marks(session)
+        except Corrupt as error:
+            self._fail(session, error)
+            self._replicas.condemn(led.store, led.version.number, led.partition)
+            return None
+        except Unavailable as error:  # The replica was closed under the merge: a reader has found a corrupt block in it.
+            self._fail(session, error)
+            return None
         self._set_aside(session)
         if not payloads:
             return None
-        led = session.led
         return Merged(name, session.number, version_topic(led.store, led.version.number), led.partition, payloads)
 
     def _set_aside(self, session: _Session) -> None:
@@ -153,14 +160,16 @@ class LeaderSet:
         if not _is_due(session, now_s):
             return []
         session.looked_s = now_s
-        session.lag_records = self._lag(session)
         hybrid = session.led.version.hybrid
         assert hybrid is not None, "only hybrid versions have leaders"
         now_ms = self._clock.now_ms()
         marks = session.leader.progress(now_ms)
-        if not session.caught_up and session.lag_records <= hybrid.lag_records_max:
-            session.caught_up = True
-            marks += session.leader.caught_up(now_ms)
+        if not session.caught_up:
+            # Asking the log takes its time, so this thread does it only until then.
+            lag_records = self._lag(session)
+            if lag_records is not None and lag_records <= hybrid.lag_records_max:
+                session.caught_up = True
+                marks += session.leader.caught_up(now_ms)
         return marks
 
     def append(self, merged: Merged) -> None:
@@ -170,14 +179,13 @@ class LeaderSet:
             return
         try:
             self._log.append(merged.topic, merged.partition, merged.payloads)
-        except (Unavailable, NotFound) as error:
-            log_event("leader_failed", replica=merged.name, reason=str(error))
-            self._end(merged.name)
+        except VeniceError as error:
+            self._fail(session, error)
 
     def lag(self, name: str) -> int | None:
-        """Real-time records left to merge, as last looked at; None if the partition is not led here."""
+        """Real-time records left to merge; None if the partition is not led here, or the log cannot say. From any thread."""
         session = self._sessions.get(name)
-        return session.lag_records if session is not None and session.reading else None
+        return self._lag(session) if session is not None and session.reading else None
 
     def close(self) -> None:
         """Stop reading; what was merged and not appended is merged again by the next session."""
@@ -202,7 +210,7 @@ class LeaderSet:
         )
         try:
             self._log.append(version_topic(led.store, version.number), led.partition, [leader.declaration(self._clock.now_ms())])
-        except (Unavailable, NotFound):
+        except VeniceError:
             return  # tried again after the pause
         self._sessions[led.name] = _Session(led, leader, number)
 
@@ -211,11 +219,15 @@ class LeaderSet:
             return
         led = session.led
         key = (led.store, led.version.number)
-        stream = self._streams.get(key)
-        if stream is None:
-            stream = self._streams[key] = _Stream(self._log.reader())
-        stream.sessions[led.partition] = session
-        self._assign(stream, led)
+        try:
+            stream = self._streams.get(key)
+            if stream is None:
+                stream = self._streams[key] = _Stream(self._log.reader())
+            stream.sessions[led.partition] = session
+            self._assign(stream, led)
+        except VeniceError as error:
+            self._fail(session, error)
+            return
         session.reading = True
         session.looked_s = now_s
         log_event("leader_started", replica=led.name, term=led.term)
@@ -259,6 +271,11 @@ class LeaderSet:
             self._end(session.led.name)
         return standing is Standing.LEADING
 
+    def _fail(self, session: _Session, error: VeniceError) -> None:
+        """End a session that the log let down; another one begins after a pause, from what was folded of this one."""
+        log_event("leader_failed", replica=session.led.name, reason=str(error))
+        self._end(session.led.name)
+
     def _end(self, name: str) -> None:
         session = self._sessions.pop(name)
         key = (session.led.store, session.led.version.number)
@@ -269,13 +286,16 @@ class LeaderSet:
             stream.reader.close()
             del self._streams[key]
 
-    def _lag(self, session: _Session) -> int:
+    def _lag(self, session: _Session) -> int | None:
         topic = real_time_topic(session.led.store)
         offsets = session.leader.offsets
-        return sum(
-            max(0, self._log.end_offset(topic, partition) - offsets.get((session.led.region, partition), 0))
-            for partition in self._real_time_partitions(session.led)
-        )
+        try:
+            return sum(
+                max(0, self._log.end_offset(topic, partition) - offsets.get((session.led.region, partition), 0))
+                for partition in self._real_time_partitions(session.led)
+            )
+        except (Unavailable, NotFound):
+            return None
 
     @staticmethod
     def _real_time_partitions(led: Led) -> Sequence[int]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 
 from venice.clock import Clock
-from venice.errors import Corrupt, NotFound, VeniceError
+from venice.errors import Corrupt, NotFound, Unavailable, VeniceError
 from venice.ingest import ReplicaFold
 from venice.log import Entry, Log
 from venice.model import ReplicaReport, ReplicaState, SnapshotRef, Version
@@ -146,6 +147,10 @@ class ReplicaSet:
             entries = self._reader.poll(records_max=FOLD_RECORDS_MAX, timeout_s=timeout_s)
         except NotFound:
             self._drop_deleted_topics()
+            return []
+        except Unavailable:
+            # Positions are kept, and what is open goes on being read: all that is missing is what is new.
+            self._clock.sleep(timeout_s)
             return []
         by_replica: dict[str, list[Entry]] = {}
         for entry in entries:
@@ -304,7 +309,7 @@ class ReplicaSet:
 
     def _drop_deleted_topics(self) -> None:
         """Stop reading topics that were deleted with their version; the catalog retires their replicas soon."""
-        with self._lock:
+        with self._lock, suppress(Unavailable):
             existing = set(self._log.topics())
             for replica in self._replicas.values():
                 topic = version_topic(replica.wanted.store, replica.wanted.version.number)
