@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
-from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_processes, cli_push, cli_stores
+from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_processes, cli_push, cli_stores, cli_writes
 from venice.cli_output import report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
@@ -45,6 +45,8 @@ app.add_typer(cli_stores.stores, name="store")
 app.add_typer(cli_stores.schemas, name="schema")
 app.command()(cli_push.push)
 app.command()(cli_data.get)
+app.command()(cli_writes.put)
+app.command()(cli_writes.delete)
 app.add_typer(cli_stores.versions, name="version")
 app.command()(cli_data.sql)
 app.command()(cli_data.export)

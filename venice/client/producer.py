@@ -25,6 +25,7 @@ from venice.client.target import Target
 from venice.clock import Clock, SystemClock
 from venice.config import Settings
 from venice.errors import InvalidRequest
+from venice.schema.codec import Codec
 
 BUFFER_BYTES = 32 * 1024 * 1024
 DELIVERY_S = 120.0
@@ -102,6 +103,11 @@ class Producer:
     def delete(self, key: Any, timestamp_ms: int | None = None) -> Future[Accepted]:
         """Delete a key. Arguments, result and errors as for `put`."""
         return self._write(self._target.delete(key, timestamp_ms))
+
+    @property
+    def codecs(self) -> tuple[Codec, Codec]:
+        """What keys and values are written with."""
+        return self._target.key_codec, self._target.value_codec
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until every write made so far is acknowledged or has failed.
