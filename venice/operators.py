@@ -1,23 +1,61 @@
-"""Public Bytewax operators and connectors over Venice stores; our own flows are built from them.
+"""Public Bytewax operators over stores: what users build their dataflows from, and what our own worker is built from.
 
-Items that travel are *batches keyed by replica*, never single records: a record costs far less than an item.
+Users': `changelog`, `write`, `lookup`, `kafka_in`, and `run`; `docs/write-a-dataflow.md` builds one. Building a flow opens
+nothing; what a step needs is opened when the flow runs.
+
+The worker's: `version_topics` → `fold` and `real_time_topics` → `merge` → `append`. The items that travel between those are
+*batches keyed by replica*, never single records: a record costs far less than an item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, cast
 
 import bytewax.operators as op
-from bytewax.dataflow import Dataflow
+from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
+from venice.client.changes import Change, Delete, Put, Start, key_text
+from venice.client.lookup import Lookup
+from venice.connectors import STOPPING, AnySettings, ChangeSource, WriteSink
+from venice.errors import VeniceError
 from venice.leaders import Merged
 from venice.log import Entry
-from venice.node import WorkerRuntime
+from venice.node import WorkerRuntime, on_stop_signal
+
+if TYPE_CHECKING:
+    from venice.kafka_connector import KafkaFault, Schemas
+
+__all__ = [
+    "Change",
+    "Delete",
+    "KafkaOut",
+    "Put",
+    "append",
+    "changelog",
+    "discard",
+    "fold",
+    "kafka_in",
+    "lookup",
+    "merge",
+    "real_time_topics",
+    "run",
+    "version_topics",
+    "write",
+]
+
+X = TypeVar("X")
+
+RECOVERY_PARTS = 4
+"""Files of a recovery folder: as many threads can write to it at a time."""
 
 POLL_S = 0.01
 """How long the source waits for records before it lets the dataflow look at its other steps."""
@@ -29,9 +67,147 @@ RealTimeBatch = tuple[str, int, list[Entry]]
 """(name of the replica that leads, region, next real-time entries of one partition in offset order)."""
 
 
-def run(flow: Dataflow) -> None:
-    """Run a dataflow in this process and thread until its sources end."""
-    cli_main(flow)  # type: ignore[no-untyped-call]  # Bytewax has no types for it
+def run(flow: Dataflow, *, threads: int = 1, recovery: Path | None = None, snapshot_s: float = 10.0) -> None:
+    """Run a dataflow in this process until its sources end, which those of this module do at SIGTERM and SIGINT.
+
+    Args:
+        flow: The dataflow. One of a Venice worker runs in one thread.
+        threads: Bytewax workers of this process; more than one share out the parts of sources and the keys of streams.
+        recovery: Folder in which Bytewax keeps the state of the flow; it is made if it is missing. None: nothing is kept,
+            and the flow begins anew each time.
+        snapshot_s: How often the state is kept, in seconds.
+
+    Raises:
+        VeniceError: What ended a step, without Bytewax's account of it.
+    """
+    on_stop_signal(STOPPING.set)
+    kept = None
+    if recovery is not None:
+        if not any(recovery.glob("part-*.sqlite3")):
+            recovery.mkdir(parents=True, exist_ok=True)
+            init_db_dir(recovery, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
+        kept = RecoveryConfig(str(recovery))  # type: ignore[no-untyped-call]
+    try:
+        cli_main(  # type: ignore[no-untyped-call]  # Bytewax has no types for it
+            flow, workers_per_process=threads, epoch_interval=timedelta(seconds=snapshot_s), recovery_config=kept
+        )
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, VeniceError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def changelog(step_id: str, flow: Dataflow, settings: AnySettings, store: str, start: Start = "beginning") -> KeyedStream[Change]:
+    """The changes of a hybrid store, keyed by the text of their key: every write that its leaders accepted, in order for each key.
+
+    Rows of a push are no changes. Each is delivered at least once: after a crash from the last snapshot of a flow that
+    has a recovery folder, from `start` without one, and what a push replays is delivered again when its version is swapped
+    in. Another version is followed as soon as it is current.
+
+    Args:
+        step_id: Name of the step.
+        flow: What it belongs to.
+        settings: Settings, or the path of a `venice.toml`.
+        store: A hybrid store.
+        start: `"beginning"` of the current version, `"tail"` (only what comes), or what the log took since, in milliseconds.
+    """
+    return op.input(step_id, flow, ChangeSource(settings, store, start))
+
+
+def write(step_id: str, up: KeyedStream[Put | Delete], settings: AnySettings, store: str) -> None:
+    """Write to a hybrid store, acknowledged before the next batch.
+
+    The items say when each write happened. So a flow that is replayed after a crash writes the same again, which changes nothing.
+
+    Args:
+        step_id: Name of the step.
+        up: What to write; the keys of the stream are for Bytewax alone.
+        settings: Settings, or the path of a `venice.toml`.
+        store: A hybrid store.
+    """
+    op.output(step_id, up, WriteSink(settings, store))
+
+
+def lookup(
+    step_id: str,
+    up: Stream[X],
+    settings: AnySettings,
+    store: str,
+    key: Callable[[X], Any] = lambda item: item,
+    via: str = "thin",
+    fields: Sequence[str] | None = None,
+) -> Stream[tuple[X, Any]]:
+    """Each item with its row of a store, or None: one `batch_get` for each batch of items.
+
+    Args:
+        step_id: Name of the step.
+        up: Items.
+        settings: Settings, or the path of a `venice.toml`.
+        store: Where to look.
+        key: The key to look up for an item; None looks nothing up.
+        via: `"thin"`, by the router, or `"davinci"`, in a replica of its own that each process of the flow keeps.
+        fields: Of the row; default: all.
+
+    Raises:
+        InvalidRequest: There is no such way.
+    """
+    return op.flat_map_batch(step_id, up, Lookup(settings, store, f"{up.flow().flow_id}.{step_id}", key, via, fields))
+
+
+@dataclass(frozen=True)
+class KafkaOut:
+    """What a Kafka topic gives."""
+
+    oks: KeyedStream[Put | Delete]
+    """Keyed by the text of their key, with the time Kafka gives the message: `write` takes them as they are."""
+    errs: Stream[KafkaFault]
+    """What could not be read or decoded. It goes nowhere until you connect it to an output."""
+
+
+def kafka_in(
+    step_id: str,
+    flow: Dataflow,
+    servers: str,
+    topic: str,
+    *,
+    start: Start = "beginning",
+    decode: Literal["json", "avro-confluent"] = "json",
+    schema: Schemas | None = None,
+    decode_key: Literal["text", "json", "avro-confluent"] = "text",
+    key_schema: Schemas | None = None,
+) -> KafkaOut:
+    """A Kafka topic of your own as puts and deletes (messages without a value), each partition in its order, at least once.
+
+    Args:
+        step_id: Name of the step.
+        flow: What it belongs to.
+        servers: HOST:PORT of one or more brokers, comma-separated.
+        topic: An existing topic.
+        start: `"beginning"`, `"tail"` (only what comes), or milliseconds since the epoch.
+        decode: How values are written: JSON, or Avro as clients of a Confluent Schema Registry frame it.
+        schema: What framed values were written with: one schema for all, or one for each schema id.
+        decode_key: How keys are.
+        key_schema: What framed keys were written with.
+
+    Raises:
+        InvalidRequest: There is no such way to decode, or a schema is missing or is none.
+    """
+    # It brings a Kafka client and its metrics, which only flows that read Kafka themselves need.
+    from venice.kafka_connector import KafkaMessages, message_decoder
+
+    messages = op.input(step_id, flow, KafkaMessages(servers, topic, start))
+    decoded = op.map(f"{step_id}_decode", messages, message_decoder(decode_key, decode, key_schema, schema))
+    branched = op.branch(f"{step_id}_split", decoded, _is_write)
+    return KafkaOut(
+        op.key_on(f"{step_id}_key", branched.trues, lambda write: key_text(write.key)), cast("Stream[KafkaFault]", branched.falses)
+    )
+
+
+def _is_write(item: Put | Delete | KafkaFault) -> TypeGuard[Put | Delete]:
+    return isinstance(item, (Put, Delete))
 
 
 def version_topics(step_id: str, flow: Dataflow, runtime: WorkerRuntime) -> KeyedStream[ReplicaBatch]:
