@@ -106,6 +106,9 @@ def run_worker(
     ctx: typer.Context,
     build: Annotated[str, typer.Argument(metavar="MODULE:BUILD", help="A function (settings, worker) -> Dataflow.")],
     index: Annotated[int, typer.Option("--worker", min=0, help="Which of the node's workers this is, from 0.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Bytewax workers in this process; for dataflows of your own.")] = 1,
+    recovery: Annotated[Path | None, typer.Option(help="Folder that keeps the state of a dataflow of your own.")] = None,
+    snapshot_s: Annotated[float, typer.Option(min=0.0, help="Seconds between two snapshots of that state.")] = 10.0,
     supervised: Supervised = False,
 ) -> None:
     """Run a dataflow in this process: ours (venice_flows.worker:build) or one of your own."""
@@ -114,7 +117,7 @@ def run_worker(
     from venice.operators import run as run_flow
 
     with _begun(f"{settings.node}-w{index}", settings, supervised):
-        run_flow(flow)
+        run_flow(flow, threads=threads, recovery=recovery, snapshot_s=snapshot_s)
 
 
 def init(
