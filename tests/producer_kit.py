@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from venice.control.catalog import CatalogReader, Entity, encode_declaration, encode_entity, entity_key
 from venice.log import Entry, Log
-from venice.model import HybridConfig, Region, Store, StoreConfig, ValueSchema
+from venice.model import Graveyard, HybridConfig, Region, Store, StoreConfig, ValueSchema
 from venice.naming import CATALOG_TOPIC, real_time_topic
 from venice.record import Record, decode
 
@@ -50,6 +50,11 @@ class Site:
         self.store = replace(self.store, **fields)  # type: ignore[arg-type]
         self.write(self.store)
 
+    def remove(self) -> None:
+        """Delete the store: the log may be one that outlives the test."""
+        self.write(Graveyard(name=self.store.name, largest_version=0, deleted_ms=1))
+        self.log.delete_topic(self.topic)
+
     def records(self, partition: int | None = None) -> list[Record]:
         """What the real-time topic holds, partition by partition, in order."""
         partitions = range(self.store.real_time_partitions) if partition is None else (partition,)
@@ -67,14 +72,14 @@ class Site:
         reader.close()
 
 
-def make_site(log: Log, url: str, *, partitions: int = 4, value_schema: str = VALUE_SCHEMA, **config: int) -> Site:
-    name = f"clicks{os.urandom(6).hex()}"
+def make_site(log: Log, url: str, *, name: str = "", partitions: int = 4, value_schema: str = VALUE_SCHEMA) -> Site:
+    name = name or f"clicks{os.urandom(6).hex()}"
     store = Store(
         name=name,
         owner="",
         key_schema=KEY_SCHEMA,
         value_schemas=(ValueSchema(id=1, text=value_schema),),
-        config=StoreConfig(partition_count=partitions, **config),
+        config=StoreConfig(partition_count=partitions),
         created_ms=1,
         hybrid=HybridConfig(),
         real_time_partitions=partitions,

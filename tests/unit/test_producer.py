@@ -43,7 +43,9 @@ DEADLINE_S = 60.0
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     url = request.getfixturevalue("kafka_url") if request.param == "kafka" else f"sqlite:{tmp_path / 'log'}"
     log = open_log(url, SystemClock())
-    yield make_site(log, url)
+    made = make_site(log, url)
+    yield made
+    made.remove()
     log.close()
 
 
