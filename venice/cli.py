@@ -17,11 +17,11 @@ except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
 from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_processes, cli_push, cli_stores, cli_writes
-from venice.cli_output import report_bug, report_error
+from venice.cli_output import WIDE, report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
 # No rich markup: loading rich costs more than everything else `venice --help` does.
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"max_content_width": 120})
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=WIDE)
 
 
 def _print_version(wanted: bool) -> None:

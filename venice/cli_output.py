@@ -38,6 +38,9 @@ EXIT_CODES: Final = {
 
 EXIT_BUG: Final = 70
 
+WIDE: Final = {"max_content_width": 120}
+"""Help as wide as a terminal that is wider than 80 columns."""
+
 _PREVIEW_BYTES: Final = 60
 
 _PRIMITIVES: Final = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
@@ -45,7 +48,7 @@ _PRIMITIVES: Final = frozenset(("null", "boolean", "int", "long", "float", "doub
 
 def group(purpose: str) -> typer.Typer:
     """A group of commands. Without rich markup: loading rich costs more than everything else `--help` does."""
-    return typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=purpose)
+    return typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=purpose, context_settings=WIDE)
 
 
 def settings_of(ctx: typer.Context, **overrides: Any) -> Settings:
