@@ -4,7 +4,8 @@ Read path beside the servers: catalog → sealed snapshot → **Arrow → DuckDB
 is read from the log, and the snapshot's partitions are attached, by links, as replicas of our own that live as long as the call.
 
 A store's columns are the fields of its key, then of its value; a key or value that is no record is the column `key` or
-`value`. A value field named as a key field is `value_<name>`. Times are in UTC.
+`value`. A value field named as a key field is `value_<name>`. Times are in UTC. Of a hybrid store these are the rows that were
+pushed: what was written in real time since is not among them.
 """
 
 from __future__ import annotations
