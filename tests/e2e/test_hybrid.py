@@ -11,7 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
+
+import pytest
+from kafka_broker import run_broker
 
 from venice.client.davinci import DaVinciClient
 from venice.client.producer import Producer
@@ -20,6 +24,7 @@ from venice.clock import SystemClock
 from venice.config import Settings
 from venice.control.remote import ControllerClient
 from venice.errors import Unavailable
+from venice.log.open import open_log
 from venice.model import HybridConfig, StoreConfig
 from venice.push.batch import push
 from venice.supervisor import Cluster
@@ -35,6 +40,28 @@ HYBRID = HybridConfig(rewind_s=3600, lag_records_max=10)
 
 class Client(Protocol):
     def batch_get(self, keys: Any) -> Mapping[Any, Any]: ...
+
+
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A log for one cluster: a catalog has one name, so a broker of its own, not the one that other tests share."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    started = run_broker("start", tmp_path / "kafka")
+    if started.returncode:
+        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
+    yield started.stdout.strip()
+    run_broker("stop", tmp_path / "kafka")
+
+
+@pytest.fixture
+def cluster(log_url: str, make_settings: Callable[..., Settings]) -> Iterator[Cluster]:
+    """A cluster of one node with two workers."""
+    running = Cluster(make_settings(workers=2).model_copy(update={"log": log_url}))
+    running.start()
+    yield running
+    running.stop()
 
 
 def pushed(number: int) -> str:
@@ -165,8 +192,8 @@ def holds(client: Client, expected: dict[int, int | None], batch: str) -> Callab
     return look
 
 
-def test_a_push_underneath_a_stream_loses_no_write(start_cluster: Callable[..., Cluster]) -> None:
-    settings = start_cluster(workers=2).settings
+def test_a_push_underneath_a_stream_loses_no_write(cluster: Cluster) -> None:
+    settings = cluster.settings
     controller = create(settings)
     push(settings, "counts", sql=pushed(1))
     first = controller.get_version("counts", 1)
@@ -193,11 +220,10 @@ def test_a_push_underneath_a_stream_loses_no_write(start_cluster: Callable[..., 
         eventually(lambda: controller.get_version("counts", 2).lag_records == 0, lambda: controller.get_version("counts", 2))
 
 
-def test_workers_killed_while_they_lead_lose_no_acknowledged_write(start_cluster: Callable[..., Cluster]) -> None:
+def test_workers_killed_while_they_lead_lose_no_acknowledged_write(cluster: Cluster) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
-    cluster = start_cluster(workers=2)
     settings = cluster.settings
     controller = create(settings)
     push(settings, "counts", sql=pushed(1))
@@ -257,6 +283,22 @@ def test_a_suspended_leader_is_replaced_and_changes_nothing_when_it_wakes(make_s
         thin = stack.enter_context(ThinClient(settings.router_url, "counts"))
         for client in (thin, davinci):
             eventually(holds(client, expected, "push 1"), lambda: controller.get_version("counts", 1))
+
+
+def test_a_store_deleted_and_made_anew_has_nothing_of_the_old_one(cluster: Cluster) -> None:
+    settings = cluster.settings
+    workers = worker_pids(cluster, "node-1")
+    for life in (1, 2):
+        controller = create(settings)
+        push(settings, "counts", sql=pushed(life))
+        with Producer(settings, "counts") as producer, ThinClient(settings.router_url, "counts") as thin:
+            producer.put(life, {"source": "stream", "n": life}).result(60)
+            eventually(holds(thin, {life: life}, f"push {life}"), lambda: controller.list_versions("counts"))  # noqa: B023
+        controller.delete_store("counts")
+    log = open_log(settings.log_url, SystemClock())
+    eventually(lambda: not [topic for topic in log.topics() if topic.startswith("counts")], log.topics)
+    log.close()
+    assert worker_pids(cluster, "node-1") == workers, "no worker died of it"
 
 
 def worker_pids(cluster: Cluster, node: str) -> list[int]:
