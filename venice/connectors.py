@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
@@ -17,6 +19,7 @@ from venice.client.changes import Change, ChangeFeed, ChangeReader, Cursor, Dele
 from venice.client.producer import Producer
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
+from venice.errors import InvalidRequest
 
 AnySettings = Settings | Path | str
 
@@ -104,25 +107,30 @@ class WriteSink(DynamicSink[tuple[str, Put | Delete]]):
         self._store = store
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _WritePart:
-        return _WritePart(Producer(opened(self._settings), self._store))
+        return _WritePart(step_id, Producer(opened(self._settings), self._store))
 
 
 class _WritePart(StatelessSinkPartition[tuple[str, Put | Delete]]):
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, step_id: str, producer: Producer) -> None:
+        self._step_id = step_id
         self._producer = producer
 
     def write_batch(self, items: list[tuple[str, Put | Delete]]) -> None:
-        producer = self._producer
-        done = [
-            producer.put(item.key, item.value, item.timestamp_ms) if isinstance(item, Put) else producer.delete(item.key, item.timestamp_ms)
-            for _, item in items
-        ]
-        producer.flush()
+        done = [self._write(item) for _, item in items]
+        self._producer.flush()
         for future in done:
             future.result()
 
     def close(self) -> None:
         self._producer.close()
+
+    def _write(self, item: Put | Delete) -> Future[Any]:
+        try:
+            if isinstance(item, Put):
+                return self._producer.put(item.key, item.value, item.timestamp_ms)
+            return self._producer.delete(item.key, item.timestamp_ms)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{self._step_id} cannot write key {item.key!r}: {error.message}", hint=error.hint) from error
 
 
 def awake_after(clock: Clock) -> datetime:

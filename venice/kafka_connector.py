@@ -54,10 +54,13 @@ class KafkaMessages(KafkaSource):
         self._start = start
 
     def list_parts(self) -> list[str]:
+        consumer = Consumer(self._config())
         try:
-            found: Any = Consumer(self._config()).list_topics(self._topic, timeout=KAFKA_S)
+            found: Any = consumer.list_topics(self._topic, timeout=KAFKA_S)
         except KafkaException as error:
             raise Unavailable(f"Kafka at {self._servers} cannot be reached: {error.args[0].str()}", hint="is it running?") from error
+        finally:
+            consumer.close()
         topic = found.topics[self._topic]
         if topic.error is not None:
             raise NotFound(f"Kafka at {self._servers} has no topic {self._topic!r}: {topic.error.str()}", hint="name an existing one")
