@@ -98,6 +98,5 @@ def _rebuild(cls: type[VeniceError], message: str, hint: str, data: dict[str, An
 
 
 BY_KIND: dict[str, type[VeniceError]] = {
-    cls.kind: cls
-    for cls in (VeniceError, InvalidRequest, NotFound, Conflict, Incompatible, Unavailable, Corrupt, Fenced, Full)
+    cls.kind: cls for cls in (VeniceError, InvalidRequest, NotFound, Conflict, Incompatible, Unavailable, Corrupt, Fenced, Full)
 }
