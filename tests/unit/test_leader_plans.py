@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, seal_push
@@ -188,4 +189,33 @@ def test_partitions_are_led_by_the_workers_that_hold_them_first(tmp_path: Path, 
         row[0] for row in bench.controller.catalog.assignments["s", 1].replicas
     ]
     assert {leader.worker for leader in leaders if leader} == {"a-0", "b-0"}
+    bench.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_terms_only_grow_whatever_happens(tmp_path: Path, clock: ManualClock, seed: int) -> None:
+    rng = Random(seed)
+    bench = Bench(tmp_path, clock, partitions=3)
+    given_out: list[dict[int, str]] = [{} for _ in range(bench.partitions)]
+    """By partition: term → worker. A term belongs to one worker for ever."""
+    for _ in range(60):
+        match rng.randrange(8):
+            case 0:
+                bench.restart()
+            case 1:
+                clock.advance(rng.choice([1, 4, 6, 40]))
+            case 2:
+                name = rng.choice("ab")
+                bench.workers.restart(f"{name}-0", life=clock.now_ms() + rng.randrange(1000))
+            case _:
+                pass
+        bench.hear(**{name: rng.choice([READY, READY, FOLLOWING, ATTACHING, ERROR, None]) for name in "ab" if rng.random() < 0.7})
+        for partition, leader in enumerate(bench.leaders()):
+            terms = given_out[partition]
+            if leader is None:
+                assert not terms, "once led, a partition never forgets its term"
+                continue
+            assert leader.term in {max(terms, default=0), max(terms, default=0) + 1}
+            assert terms.setdefault(leader.term, leader.worker) == leader.worker
+    assert any(len(terms) > 3 for terms in given_out), "nothing happened"
     bench.close()
