@@ -19,13 +19,14 @@ from rocksdict import SstFileWriter
 
 from venice.errors import Conflict, Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.model import SnapshotRef
+from venice.storage.cached_file import CachedFile
 from venice.storage.manifest import MANIFEST_NAME, FileKind, Manifest, PartitionFile, decode_manifest, encode_manifest
 from venice.storage.tuning import sorted_file_writer, translated
 
 _READ_BYTES = 4 * 1024 * 1024
 """Read and hashed at a time: long enough for other threads to get the interpreter meanwhile."""
-_HASH_ROWS = 4096
-"""Rows after which a writer hashes what has reached its file."""
+_CHUNK_ROWS = 4096
+"""Rows after which a writer moves on what has reached its file."""
 
 
 class PartitionWriter:
@@ -37,13 +38,12 @@ class PartitionWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows = self._unhashed = 0
+        self._rows = self._unmoved = 0
         self._min_key = self._max_key = b""
-        self._hash = sha256()
         self._writer: SstFileWriter = sorted_file_writer()
         with disk_errors(path):
-            self._writer.open(str(path))
-            self._file = path.open("rb", buffering=0)
+            self._file = CachedFile(path)
+            self._writer.open(self._file.written_path)
 
     def put(self, key: bytes, stored: bytes) -> None:
         """Add a row; keys ascend strictly, compared as unsigned bytes. Raises as `put_all`."""
@@ -59,8 +59,8 @@ class PartitionWriter:
         if not keys:
             return
         values = iter(stored)
-        for start in range(0, len(keys), _HASH_ROWS):
-            chunk = keys[start : start + _HASH_ROWS]
+        for start in range(0, len(keys), _CHUNK_ROWS):
+            chunk = keys[start : start + _CHUNK_ROWS]
             self._put_chunk(chunk, islice(values, len(chunk)))
         assert next(values, None) is None, "a value for each key, and no more"
         if not self._rows:
@@ -69,7 +69,7 @@ class PartitionWriter:
         self._rows += len(keys)
 
     def finish(self, partition: int, kind: FileKind = FileKind.VALUES) -> PartitionFile:
-        """Complete the file, on disk to stay, and say what it is.
+        """Complete the file and say what it is; `seal` makes sure that it stays.
 
         Raises:
             InvalidRequest: No row was added: an empty partition has no file.
@@ -80,16 +80,14 @@ class PartitionWriter:
             raise InvalidRequest(f"nothing was written to {self._path}", hint="an empty partition has no file")
         with disk_errors(self._path):
             self._writer.finish()
-            self._hash_written()
-            size = os.fstat(self._file.fileno()).st_size
-            self._file.close()
+            found = self._file.finish()
         return PartitionFile(
             partition=partition,
             kind=kind,
             name=self._path.name,
             rows=self._rows,
-            size=size,
-            sha256=self._hash.hexdigest(),
+            size=self._file.size,
+            sha256=found,
             min_key=self._min_key,
             max_key=self._max_key,
         )
@@ -104,16 +102,10 @@ class PartitionWriter:
         with disk_errors(self._path):
             for key, value in zip(keys, stored, strict=True):
                 writer[key] = value
-            self._unhashed += len(keys)
-            if self._unhashed >= _HASH_ROWS:
-                self._hash_written()
-
-    def _hash_written(self) -> None:
-        # RocksDB only appends, and drops from the page cache what it has written: hashing that at once saves reading
-        # everything from disk again.
-        while chunk := self._file.read(_READ_BYTES):
-            self._hash.update(chunk)
-        self._unhashed = 0
+            self._unmoved += len(keys)
+            if self._unmoved >= _CHUNK_ROWS:
+                self._file.move()
+                self._unmoved = 0
 
 
 def seal(folder: Path, manifest: Manifest) -> SnapshotRef:

@@ -1,0 +1,60 @@
+"""The file between RocksDB and the disk: the same bytes by way of memory or not, and their hash."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from venice.storage.cached_file import CachedFile
+from venice.storage.sealed import PartitionWriter
+
+PIECES = [b"", b"a" * 10, bytes(range(256)) * 40_000, b"the end"]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_what_is_written_is_the_file_and_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create")
+    file = CachedFile(tmp_path / "a")
+    assert (file.written_path != str(tmp_path / "a")) is memory
+    with open(file.written_path, "wb", buffering=0) as writer:
+        for piece in PIECES:
+            writer.write(piece)
+            file.move()
+        assert file.size == sum(map(len, PIECES)) == (tmp_path / "a").stat().st_size
+        writer.write(b", at last")
+    whole = b"".join(PIECES) + b", at last"
+    assert file.finish() == sha256(whole).hexdigest()
+    assert (tmp_path / "a").read_bytes() == whole
+    file.close()
+
+
+def test_memory_is_freed_as_it_is_moved(tmp_path: Path) -> None:
+    file = CachedFile(tmp_path / "a")
+    with open(file.written_path, "wb", buffering=0) as writer:
+        for _ in range(8):
+            writer.write(bytes(1 << 20))
+            file.move()
+        assert os.fstat(writer.fileno()).st_blocks * 512 < 1 << 20
+    file.close()
+
+
+def test_sorted_files_are_the_same_without_files_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    for name in ("by-memory.sst", "direct.sst"):
+        writer = PartitionWriter(tmp_path / name)
+        writer.put_all([b"%06d" % i for i in range(20_000)], [b"value %d" % i for i in range(20_000)])
+        files.append(writer.finish(0))
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert [(file.rows, file.min_key, file.max_key) for file in files] == [(20_000, b"000000", b"019999")] * 2
+    for file in files:
+        data = (tmp_path / file.name).read_bytes()
+        assert (len(data), sha256(data).hexdigest()) == (file.size, file.sha256)
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        CachedFile(tmp_path / "missing" / "a")
