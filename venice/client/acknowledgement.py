@@ -6,13 +6,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, RUNNING
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+_new = tuple.__new__
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Where the log keeps a write: it survives the death of any process."""
+class Accepted(NamedTuple):
+    """Where the log keeps a write: it survives the death of any process. A tuple, because each write gets one."""
 
     partition: int
     offset: int
@@ -28,21 +28,28 @@ class Acknowledgement(Future[Accepted]):
             finished: the two must not cross.
     """
 
+    # Slots, also for what Future keeps: an instance without a dictionary, and little for the garbage collector to walk.
+    __slots__ = ("_condition", "_done_callbacks", "_exception", "_lock", "_result", "_state", "_waiters", "_watched")
+
     def __init__(self, lock: threading.Lock) -> None:
+        # What Future.__init__ sets, without what belongs to the condition; the state is that of a call which has begun.
         self._lock = lock
-        # What Future.__init__ sets, without the condition; the state is that of a call which has begun.
+        self._watched = False
         self._state: str = RUNNING
         self._result: Any = None
         self._exception: BaseException | None = None
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
-        # Reached for an attribute that is not there: the condition, when it is first used.
+        # Reached for an attribute that is not there: the condition, when somebody first waits or is to be called.
         if name != "_condition":
             raise AttributeError(name)
         with self._lock:
-            return self.__dict__.setdefault("_condition", threading.Condition())
+            if not self._watched:
+                self._waiters: list[Any] = []
+                self._done_callbacks: list[Any] = []
+                self._condition = threading.Condition()
+                self._watched = True
+        return self._condition
 
     def done(self) -> bool:
         return self._state == FINISHED or super().done()
@@ -55,13 +62,14 @@ class Acknowledgement(Future[Accepted]):
 
 def accept(futures: Sequence[Acknowledgement], partition: int, offsets: Sequence[int], lock: threading.Lock) -> None:
     """Give each future its offset; callbacks run in this thread. `lock` is the one that the futures were made with."""
-    watched = []
+    watched: list[tuple[Acknowledgement, Accepted]] = []
     with lock:
         for future, offset in zip(futures, offsets, strict=True):
-            if "_condition" in future.__dict__:
-                watched.append((future, offset))
+            accepted: Accepted = _new(Accepted, (partition, offset))
+            if future._watched:
+                watched.append((future, accepted))
             else:
-                future._result = Accepted(partition, offset)
+                future._result = accepted
                 future._state = FINISHED  # last: `result` looks at it without a lock
-    for future, offset in watched:
-        future.set_result(Accepted(partition, offset))
+    for future, accepted in watched:
+        future.set_result(accepted)

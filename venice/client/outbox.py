@@ -24,8 +24,9 @@ D_contra = TypeVar("D_contra", contravariant=True)
 BATCH_RECORDS_MAX = 1000
 BATCH_BYTES_MAX = 1024 * 1024
 THREADS_MAX = 8
-SLOW_S = 0.01
-"""Another thread is started when all there are have been with the log for longer; few threads make large batches."""
+SLOW_S = 0.02
+"""Another thread is started when a lane has waited for longer, or all threads have been with the log for longer. Not sooner:
+few threads make large batches."""
 RETRY_S = 0.2
 WRITE_BYTES = 1000
 """What a write weighs in memory besides its payload: future, queue entry, object headers."""
@@ -51,6 +52,8 @@ class _Lane(Generic[D]):
     waiting: deque[_Write[D]] = field(default_factory=deque)
     busy: bool = False
     """Ready for a thread, or with one."""
+    ready_s: float = 0.0
+    """Since when it waits for a thread."""
     made: int = 0
     settled: int = 0
     error: VeniceError | None = None
@@ -180,17 +183,18 @@ class Outbox(Generic[D]):
             self._full = True
         if not lane.busy:
             lane.busy = True
+            lane.ready_s = now_s
             self._ready.append(lane)
             self._work.notify()
-        if self._ready and not self._idle and now_s - self._begun_s > SLOW_S:
+        if not self._idle and self._ready and now_s - min(self._begun_s, self._ready[0].ready_s) > SLOW_S:
             self._add_thread(now_s)
 
     def _add_thread(self, now_s: float) -> None:
         if len(self._threads) < min(THREADS_MAX, len(self._lanes)):
             self._begun_s = now_s
             thread = threading.Thread(target=self._run, name=f"producer-{self._name}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _run(self) -> None:
         while True:
@@ -260,7 +264,7 @@ class Outbox(Generic[D]):
         with self._lock:
             lane.waiting.extendleft(reversed(batch))
             lane.error = error
-            lane.retry_at_s = self._clock.monotonic_s() + RETRY_S
+            lane.ready_s = lane.retry_at_s = self._clock.monotonic_s() + RETRY_S
             self._ready.append(lane)
 
     def _finish(self, lane: _Lane[D], writes: list[_Write[D]]) -> None:
@@ -277,6 +281,7 @@ class Outbox(Generic[D]):
                 wanted, self._room_wanted = self._room_wanted, []
             self._settled.notify_all()
             if lane.waiting:
+                lane.ready_s = self._clock.monotonic_s()
                 self._ready.append(lane)
             else:
                 lane.busy = False
