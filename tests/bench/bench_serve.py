@@ -149,8 +149,8 @@ def wrk_script(folder: Path, rows: int) -> Path:
     return script
 
 
-def asked_by_wrk(script: Path, port: int, seconds: float) -> float:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+def asked_by_wrk(script: Path, port: int, seconds: int) -> float:
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in said, said
     assert "Socket errors" not in said, said
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--router", action="store_true")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -212,7 +212,7 @@ def main() -> None:
         stack.enter_context(child("redis-server", "--port", str(redis), "--save", "", "--dir", name, port=redis))
         fill_redis(redis, options.rows)
         variants: dict[str, Callable[[], float]] = {
-            "redis-server GET": lambda: asked_by_redis_benchmark(redis, options.rows, int(60_000 * options.seconds)),
+            "redis-server GET": lambda: asked_by_redis_benchmark(redis, options.rows, 60_000 * options.seconds),
             "worker GET /storage": lambda: asked_by_wrk(script, worker, options.seconds),
         }
         if options.router:

@@ -54,7 +54,7 @@ class RequestParser:
     """
 
     __slots__ = (
-        *("_body", "_body_room", "_fields", "_headers", "_in_head", "_known_block", "_known_headers", "_large", "_limits", "_parser"),
+        *("_body", "_body_room", "_fields", "_headers", "_in_head", "_known_end", "_known_headers", "_large", "_limits", "_parser"),
         *("_target", "_unfinished_bytes", "begun", "completed", "deaf", "expects_continue", "on_header", "queue"),
     )
 
@@ -79,8 +79,8 @@ class RequestParser:
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_room = limits.body_bytes_max
-        self._known_block = b"none yet"
-        """Header lines, to their end, of the last GET that came alone: a client sends the same ones every time."""
+        self._known_end = b"none yet"
+        """Of the last GET that came alone, what stood behind its target: a client sends the same every time."""
         self._known_headers: dict[bytes, bytes] = {}
         # httptools calls this for each header: a method in Python would cost as much as the rest of the request.
         self.on_header = self._fields.__setitem__
@@ -110,11 +110,10 @@ class RequestParser:
                 self._learn(data)
 
     def _is_known(self, data: bytes) -> bool:
-        """Queue a GET whose header lines are, byte for byte, those of one before: what httptools said of them holds again."""
-        line, _, block = data.partition(b"\r\n")
-        if block != self._known_block or line[:5] != b"GET /" or line[-9:] != b" HTTP/1.1" or len(data) > self._limits.head_bytes_max:
+        """Queue a GET that ends, byte for byte, as one before did: what httptools said of its header lines holds again."""
+        if not data.startswith(b"GET /") or not data.endswith(self._known_end) or len(data) > self._limits.head_bytes_max:
             return False
-        target = line[4:-9]
+        target = data[4 : -len(self._known_end)]
         if target.translate(None, _TARGET_BYTES):
             return False
         self.queue.append(_new(Request, (b"GET", target, self._known_headers, b"")))
@@ -124,8 +123,10 @@ class RequestParser:
     def _learn(self, data: bytes) -> None:
         """`data` was one whole request: remember its header lines if it was a plain GET."""
         headers = self._headers
-        if data.startswith(b"GET /") and not self.deaf and b"content-length" not in headers and b"transfer-encoding" not in headers:
-            self._known_block = data.partition(b"\r\n")[2]
+        line, _, block = data.partition(b"\r\n")
+        plain = b"content-length" not in headers and b"transfer-encoding" not in headers and not self.deaf
+        if plain and line.startswith(b"GET /") and line.endswith(b" HTTP/1.1"):
+            self._known_end = b" HTTP/1.1\r\n" + block
             self._known_headers = headers
 
     def refuse(self, error: VeniceError, status: int) -> None:

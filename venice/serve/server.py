@@ -47,7 +47,7 @@ class _Kept(NamedTuple):
 class _View:
     """One open version of a store: all that answers from it share."""
 
-    __slots__ = ("_fields", "_kept", "batch_headers", "count", "keys", "missing_headers", "name", "number", "storages", "stream_headers")
+    __slots__ = ("_fields", "batch_headers", "count", "keys", "known", "missing_headers", "name", "number", "storages", "stream_headers")
 
     def __init__(self, store: Store, version: Version, sequence: int, storages: Mapping[int, PartitionStorage]) -> None:
         self.name = store.name
@@ -57,20 +57,18 @@ class _View:
         self.keys = key_codec(store.key_schema)
         named = {**wire.COMMON, STORE_VERSION: b"%d" % version.number, CATALOG_SEQUENCE: b"%d" % sequence}
         self._fields = {**named, wire.COMPRESSION: version.compression.value.encode(), b"content-type": wire.AVRO}
-        self._kept: dict[bytes, _Kept] = {}
+        self.known: dict[bytes, _Kept] = {}
+        """By the first bytes of a stored value, which decide all that comes before its Avro bytes."""
         self.missing_headers = Headers(named)
         self.batch_headers = Headers(self._fields)
         self.stream_headers = Headers({**self._fields, wire.STREAMING_RESPONSE: b"1"})
 
-    def kept(self, stored: bytes) -> _Kept:
-        """By the first bytes of a stored value: they decide everything before its Avro bytes. Raises Corrupt."""
-        prefix = stored[:PREFIX_SIZE]
-        found = self._kept.get(prefix)
-        if found is None:
-            value = decode_value(stored)
-            headers = Headers({**self._fields, wire.SCHEMA_ID: b"%d" % value.schema_id})
-            found = self._kept[prefix] = _Kept(headers, value.offset, value.schema_id)
-        return found
+    def keep(self, stored: bytes) -> _Kept:
+        """What `known` will say of stored values that begin as this one does. Raises Corrupt."""
+        value = decode_value(stored)
+        headers = Headers({**self._fields, wire.SCHEMA_ID: b"%d" % value.schema_id})
+        kept = self.known[stored[:PREFIX_SIZE]] = _Kept(headers, value.offset, value.schema_id)
+        return kept
 
     def storage(self, partition: int) -> PartitionStorage:
         storage = self.storages.get(partition)
@@ -170,13 +168,8 @@ class WorkerHandler:
 
     def _read(self, request: Request) -> Response:
         """A get or batch get in Avro."""
-        method, target, headers, _ = request
         try:
-            if method == b"GET":
-                store, _, text = target[9:-6].partition(b"/")
-                return self._get(self._view(store, headers), key_of_path(text))
-            store, _ = split_path(request)
-            return self._batch(self._view(store, headers), request)
+            return self._get(request) if request[0] == b"GET" else self._batch(request)
         except NotFound as error:
             # On /storage a 404 says that the key is not there, and nothing else.
             return wire.error_response(error, 400)
@@ -185,7 +178,11 @@ class WorkerHandler:
         except _Misdirected as error:
             return metadata.misdirected(self._catalog(), split_path(request)[0].decode("latin-1"), str(error))
 
-    def _get(self, view: _View, key: bytes) -> Response:
+    def _get(self, request: Request) -> Response:
+        _, target, headers, _ = request
+        store, _, text = target[9:-6].partition(b"/")
+        view = self._view(store, headers)
+        key = key_of_path(text)
         partition = partition_of(key, view.count)
         storage = view.storages.get(partition) or view.storage(partition)
         try:
@@ -193,12 +190,13 @@ class WorkerHandler:
             if stored is None:
                 view.check_missing(key)
                 return Response(404, view.missing_headers)
-            kept = view.kept(stored)
+            kept = view.known.get(stored[:PREFIX_SIZE]) or view.keep(stored)
         except (Corrupt, Unavailable) as error:
             raise self._failed(view, partition, error) from error
         return _new(Response, (200, kept[0], stored[kept[1] :]))
 
-    def _batch(self, view: _View, request: Request) -> Response:
+    def _batch(self, request: Request) -> Response:
+        view = self._view(split_path(request)[0], request.headers)
         routed = wire.ROUTED in request.headers
         streaming = wire.STREAMING in request.headers
         rows: list[bytes] = []
@@ -207,7 +205,7 @@ class WorkerHandler:
             try:
                 for position, key, stored in zip(positions, keys, storage.multi_get(keys), strict=True):
                     if stored is not None:
-                        _, offset, schema_id = view.kept(stored)
+                        _, offset, schema_id = view.known.get(stored[:PREFIX_SIZE]) or view.keep(stored)
                         rows.append(wire.encode_row(position, stored[offset:], schema_id))
                         continue
                     view.check_missing(key)
