@@ -9,6 +9,7 @@ The worker's: `version_topics` → `fold` and `real_time_topics` → `merge` →
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from bytewax.run import cli_main
 from venice.client.changes import Change, Delete, Put, Start, key_text
 from venice.client.lookup import Lookup
 from venice.connectors import STOPPING, AnySettings, ChangeSource, WriteSink
-from venice.errors import VeniceError
+from venice.errors import InvalidRequest, VeniceError
 from venice.leaders import Merged
 from venice.log import Entry
 from venice.node import WorkerRuntime, on_stop_signal
@@ -44,6 +45,7 @@ __all__ = [
     "discard",
     "fold",
     "kafka_in",
+    "key_text",
     "lookup",
     "merge",
     "real_time_topics",
@@ -80,13 +82,9 @@ def run(flow: Dataflow, *, threads: int = 1, recovery: Path | None = None, snaps
     Raises:
         VeniceError: What ended a step, without Bytewax's account of it.
     """
+    kept = _recovery(recovery) if recovery is not None else None
+    STOPPING.clear()
     on_stop_signal(STOPPING.set)
-    kept = None
-    if recovery is not None:
-        if not any(recovery.glob("part-*.sqlite3")):
-            recovery.mkdir(parents=True, exist_ok=True)
-            init_db_dir(recovery, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
-        kept = RecoveryConfig(str(recovery))  # type: ignore[no-untyped-call]
     try:
         cli_main(  # type: ignore[no-untyped-call]  # Bytewax has no types for it
             flow, workers_per_process=threads, epoch_interval=timedelta(seconds=snapshot_s), recovery_config=kept
@@ -98,6 +96,21 @@ def run(flow: Dataflow, *, threads: int = 1, recovery: Path | None = None, snaps
         if cause is None:
             raise
         raise cause from None
+
+
+def _recovery(folder: Path) -> RecoveryConfig:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            # All of its files or none: Bytewax refuses a folder that lacks some.
+            made = folder.with_name(f"{folder.name}.new")
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            init_db_dir(made, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
+            made.rename(folder)
+    except OSError as error:
+        raise InvalidRequest(f"{folder} cannot keep a flow's state: {error.strerror}", hint="name a folder of its own") from error
+    return RecoveryConfig(str(folder))  # type: ignore[no-untyped-call]
 
 
 def changelog(step_id: str, flow: Dataflow, settings: AnySettings, store: str, start: Start = "beginning") -> KeyedStream[Change]:
