@@ -15,29 +15,26 @@ from venice.errors import Corrupt
 
 
 class Headers(dict[bytes, bytes]):
-    """Header fields by lower-case name. Never changed once made: `block` is rendered once and kept."""
+    """Header fields by lower-case name. Never changed once made: what is rendered from them is rendered once.
 
-    __slots__ = ("_block", "_ok_head")
-    _block: bytes
-    _ok_head: bytes
+    Attributes:
+        block: The fields as header lines, each with its line end.
+        ok_head: The status line of a 200 and `block`: what nearly every answer begins with.
+    """
 
-    @property
-    def block(self) -> bytes:
-        """The fields as header lines, each with its line end."""
-        try:
-            return self._block
-        except AttributeError:
-            self._block = b"".join(b"%b: %b\r\n" % (shown(name), value) for name, value in self.items())
-            return self._block
+    __slots__ = ("block", "ok_head")
+    block: bytes
+    ok_head: bytes
 
-    @property
-    def ok_head(self) -> bytes:
-        """The status line of a 200 and `block`: what nearly every answer begins with."""
-        try:
-            return self._ok_head
-        except AttributeError:
-            self._ok_head = b"HTTP/1.1 200 OK\r\n" + self.block
-            return self._ok_head
+    def __getattr__(self, name: str) -> bytes:
+        # Reached once per attribute, which then fills its slot: from then on it costs no call.
+        if name == "block":
+            self.block = b"".join(b"%b: %b\r\n" % (shown(field), value) for field, value in self.items())
+        elif name == "ok_head":
+            self.ok_head = b"HTTP/1.1 200 OK\r\n" + self.block
+        else:
+            raise AttributeError(name)
+        return self.block if name == "block" else self.ok_head
 
 
 def shown(name: bytes) -> bytes:

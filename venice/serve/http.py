@@ -119,10 +119,10 @@ class _Connection(asyncio.Protocol):
                 break
             turns += 1
             request = queue.popleft()
-            if type(request) is Response:
-                self._write(request, False)
+            if type(request) is Request:
+                self._answer(request)
             else:
-                self._answer(cast(Request, request))
+                self._write(cast(Response, request), False)
         if queue:
             if not self._held and not self._transport.is_closing():
                 self._held = True

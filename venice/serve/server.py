@@ -183,7 +183,7 @@ class WorkerHandler:
         store, _, text = target[9:-6].partition(b"/")
         view = self._view(store, headers)
         key = key_of_path(text)
-        partition = partition_of(key, view.count)
+        partition = partition_of(key, view.count) if view.count != 1 else 0
         storage = view.storages.get(partition) or view.storage(partition)
         try:
             stored = storage.get(key)
