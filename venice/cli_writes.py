@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from venice.client.acknowledgement import Accepted
     from venice.client.producer import Producer
     from venice.schema.codec import Codec
+    from venice.schema.types import Type
 
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name of a hybrid store.")]
 Key = Annotated[str | None, typer.Argument(metavar="[KEY]", help="The key: as it is for strings and numbers, JSON for anything else.")]
@@ -57,9 +59,11 @@ def put(
             _say_one(store, accepted, "written", as_json)
             return
 
+        key_of, value_of = _converter(keys), _converter(values)
+
         def send(line: dict[str, Any]) -> Future[Accepted]:
             _check_members(line, ("key", "value"))
-            return producer.put(_of_json(keys, line["key"]), _of_json(values, line["value"]), line.get("timestamp_ms"))
+            return producer.put(key_of(line["key"]), value_of(line["value"]), line.get("timestamp_ms"))
 
         _say_many(store, _stream(producer, sys.stdin.buffer, send), "written", as_json)
 
@@ -83,9 +87,11 @@ def delete(
             _say_one(store, producer.delete(_given("key", keys, key), timestamp_ms).result(), "deleted", as_json)
             return
 
+        key_of = _converter(keys)
+
         def send(line: dict[str, Any]) -> Future[Accepted]:
             _check_members(line, ("key",))
-            return producer.delete(_of_json(keys, line["key"]), line.get("timestamp_ms"))
+            return producer.delete(key_of(line["key"]), line.get("timestamp_ms"))
 
         _say_many(store, _stream(producer, sys.stdin.buffer, send), "deleted", as_json)
 
@@ -147,13 +153,16 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _check_members(line: dict[str, Any], wanted: tuple[str, ...]) -> None:
-    if not (len(line) == len(wanted) or (len(line) == len(wanted) + 1 and "timestamp_ms" in line)) or any(
-        name not in line for name in wanted
-    ):
-        missing = [name for name in wanted if name not in line]
-        unknown = [name for name in line if name not in (*wanted, "timestamp_ms")]
-        what = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} means nothing"
-        raise InvalidRequest(what, hint=f"a line has {' and '.join(wanted)}, and timestamp_ms if it is not now")
+    for name in wanted:
+        if name not in line:
+            raise InvalidRequest(f"{name!r} is missing", hint=_MEMBERS_HINT)
+    if len(line) > len(wanted):
+        for name in line:
+            if name not in wanted and name != "timestamp_ms":
+                raise InvalidRequest(f"{name!r} means nothing", hint=_MEMBERS_HINT)
+
+
+_MEMBERS_HINT: Final = "a line has a key, for put a value, and timestamp_ms if it is not now"
 
 
 def _given(what: str, codec: Codec, text: str) -> Any:
@@ -176,6 +185,30 @@ def _of_json(codec: Codec, value: Any) -> Any:
     from venice.serve.json_view import from_json
 
     return from_json(codec.schema, codec.schema.root, value)
+
+
+def _converter(codec: Codec) -> Callable[[Any], Any]:
+    """`_of_json` for many values: where JSON says all there is to say, the codec takes what was parsed as it is."""
+    return (lambda value: value) if _is_json(codec.schema.root) else partial(_of_json, codec)
+
+
+def _is_json(node: Type) -> bool:
+    """Whether a value of this type is the same in JSON and to the codec."""
+    from venice.schema.types import Array, EnumType, MapType, Primitive, Record, Ref, Union
+
+    match node:
+        case Primitive(kind, logical):
+            return logical is None and kind not in ("bytes", "float", "double")
+        case Array(inner) | MapType(inner):
+            return _is_json(inner)
+        case Record(_, fields):
+            return all(_is_json(field.type) for field in fields)
+        case Union(branches):
+            return all(_is_json(branch) for branch in branches)
+        case EnumType() | Ref():
+            return True  # what a name refers to is part of the tree, and looked at there
+        case _:
+            return False
 
 
 def _check_usage(*, stdin: bool, one: tuple[str | None, ...], timestamp_ms: int | None, wanted: str) -> None:
