@@ -212,18 +212,25 @@ class ChangeReader:
     def _take(self, entries: Sequence[Entry]) -> list[Change]:
         changes = []
         version = self._number
+        positions = {partition: cursor.position for partition, cursor in self._cursors.items()}
+        last: dict[int, int] = {}
         for entry in entries:
-            cursor = self._cursors[entry.partition]
-            position = cursor.position
-            record = None
+            partition = entry.partition
+            last[partition] = entry.offset
             try:
                 record = log_record.decode(entry.payload)
             except Corrupt:
                 self.counts.corrupt += 1
-            after = accept(record, position, self.counts) if record is not None else None
-            self._cursors[entry.partition] = replace(cursor, position=replace(after or position, next_offset=entry.offset + 1))
-            if record is not None and after is not None and record.kind in (Kind.PUT, Kind.DELETE) and entry.offset >= cursor.emit_from:
+                continue
+            after = accept(record, positions[partition], self.counts)
+            if after is None:
+                continue
+            positions[partition] = after
+            if record.kind in (Kind.PUT, Kind.DELETE) and entry.offset >= self._cursors[partition].emit_from:
                 changes.append(self._feed.change(record, version, entry))
+        for partition, offset in last.items():
+            position = replace(positions[partition], next_offset=offset + 1)
+            self._cursors[partition] = replace(self._cursors[partition], position=position)
         self.counts.applied += len(changes)
         return changes
 
