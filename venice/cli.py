@@ -72,7 +72,8 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a person
-        return report_bug(error)
+        # DuckDB answers Ctrl-C with an error of its own.
+        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else report_bug(error)
     return 0
 
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import duckdb
@@ -25,6 +22,7 @@ from venice.control.remote import ControllerClient
 from venice.errors import Conflict, InvalidRequest, Unavailable, VeniceError
 from venice.model import Store, Version, VersionStatus
 from venice.push.heartbeat import Heartbeat
+from venice.push.interrupts import Interrupts, interrupts
 from venice.push.plan import Plan, make_plan
 from venice.push.progress import Listener, Phase, PushBegun, Reporter
 from venice.push.snapshot import Built, Target, build
@@ -132,15 +130,18 @@ def push(
     )  # fmt: skip
     url = where if isinstance(where, str) else where.controller_url
     paths = [inputs] if isinstance(inputs, str | Path) else list(inputs or ())
-    with _terminated_as_interrupted():
-        job = _Push(ControllerClient(url, clock), store, options, clock, Reporter(clock, on_event))
+    with interrupts() as signals:
+        job = _Push(ControllerClient(url, clock), store, options, clock, Reporter(clock, on_event), signals)
         return job.run(paths, sql)
 
 
 class _Push:
     """One push, from its inputs to the version served."""
 
-    def __init__(self, client: ControllerClient, store: str, options: PushOptions, clock: Clock, reporter: Reporter) -> None:
+    def __init__(
+        self, client: ControllerClient, store: str, options: PushOptions, clock: Clock, reporter: Reporter, signals: Interrupts
+    ) -> None:
+        self._signals = signals
         self._client = client
         self._store = store
         self._options = options
@@ -160,6 +161,7 @@ class _Push:
             return self._result(done.number, done.row_count, done.byte_count)
         source = locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
         with duckdb.connect() as connection:
+            self._signals.watch(connection)
             configure(connection, self._threads, self._options.memory_limit)
             plan = make_plan(
                 connection,
@@ -180,6 +182,7 @@ class _Push:
         return self._result(None, built.manifest.rows, built.manifest.bytes, built)
 
     def _perform(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
+        self._signals.check()
         grant = self._client.create_version(self._store, push_id=self._push_id, deferred_swap=self._options.deferred_swap)
         if grant.sealed:
             version = self._wait(grant)
@@ -190,6 +193,7 @@ class _Push:
             with Heartbeat(self._client, self._store, grant.number, grant.lease_s) as heartbeat:
                 built = self._build(plan, target, connection, heartbeat)
                 heartbeat.check()
+                self._signals.check()
         except BaseException as error:
             self._give_up(grant, error)
             raise
@@ -197,7 +201,9 @@ class _Push:
         try:
             self._seal(grant, built, target.value_schema_id)
             self._wait(grant, rows)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, VeniceError) as error:
+            if not self._stopped(error):
+                raise
             with suppress(VeniceError):  # It may have been swapped in meanwhile, or the controller may be gone.
                 self._client.kill(self._store, grant.number, "the push was stopped")
             raise
@@ -232,8 +238,13 @@ class _Push:
             threads=self._threads,
             clock=self._clock,
             reporter=self._reporter,
-            check=heartbeat.check if heartbeat is not None else lambda: None,
+            check=lambda: self._check(heartbeat),
         )
+
+    def _check(self, heartbeat: Heartbeat | None) -> None:
+        self._signals.check()
+        if heartbeat is not None:
+            heartbeat.check()
 
     def _seal(self, grant: PushGrant, built: Built, value_schema_id: int) -> None:
         try:
@@ -255,10 +266,14 @@ class _Push:
     def _give_up(self, grant: PushGrant, error: BaseException) -> None:
         _remove(Path(grant.folder))
         with suppress(VeniceError):  # The first error is the one to report; a version that is never heard of again ends by itself.
-            if isinstance(error, KeyboardInterrupt):
+            if self._stopped(error):
                 self._client.kill(self._store, grant.number, "the push was stopped")
             else:
                 self._client.fail(self._store, grant.number, str(error) or repr(error))
+
+    def _stopped(self, error: BaseException) -> bool:
+        """Whether it is no fault of the push: somebody wants it to stop."""
+        return self._signals.wanted or isinstance(error, KeyboardInterrupt)
 
     def _wait(self, grant: PushGrant, rows: int = 0) -> Version:
         """The version, once it serves (or waits for its swap)."""
@@ -275,6 +290,7 @@ class _Push:
                     hint="push again",
                     status=info.status,
                 )
+            self._signals.check()
             self._reporter.set(rows * info.ready_partitions // grant.partition_count)
             self._reporter.tick()
             if self._clock.monotonic_s() > deadline_s:
@@ -337,20 +353,3 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, where nobody else handles it."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
