@@ -122,7 +122,7 @@ def _with_a_wrong_line(venice: Shell) -> None:
     lines = [json.dumps({"key": f"row {n}", "value": city(n)}) for n in range(LINES)]
     for wrong, said in (
         ('{"key": "row", "value": ', "not JSON"),
-        ('{"key": "row", "value": {"country": 7, "inhabitants": 1}}', "is not"),
+        ('{"key": "row", "value": {"country": 7, "inhabitants": 1}}', "country"),
         ('{"key": "row"}', "'value' is missing"),
         ('{"key": "row", "value": {}, "ttl": 3}', "'ttl' means nothing"),
         ('["row", 1]', "a JSON object is needed"),
