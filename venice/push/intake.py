@@ -51,16 +51,31 @@ class Reader:
     """The rows of a plan, in stretches, to threads that ask in turn."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, plan: Plan, batch_rows: int) -> None:
-        """Raises InvalidRequest if the query cannot be run."""
+        self._connection = connection
+        self._select = plan.select
+        self._batch_rows = batch_rows
         self._name = str(plan.source)
         self._lock = Lock()
         self._stretches = 0
         self._stopped = False
+        self._batches: pa.RecordBatchReader | None = None
+
+    def open(self) -> None:
+        """Run the query as far as its first rows.
+
+        Raises:
+            InvalidRequest: It cannot be run.
+            Full: There is not enough memory, or disk.
+        """
         try:
-            self._batches = connection.execute(plan.select).to_arrow_reader(batch_rows)
+            self._batches = self._connection.execute(self._select).to_arrow_reader(self._batch_rows)
         except duckdb.Error as error:
             raise read_error(error, self._name) from error
-        self.schema: pa.Schema = self._batches.schema
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows; known once it is open."""
+        return self._opened().schema
 
     def next(self) -> tuple[int, list[pa.RecordBatch]] | None:
         """The number and the batches of the next stretch, or None at the end of the input or after `stop`.
@@ -74,7 +89,7 @@ class Reader:
             rows = size = 0
             while not self._stopped and rows < RUN_ROWS_MAX and size < RUN_BYTES:
                 try:
-                    batch = self._batches.read_next_batch()
+                    batch = self._opened().read_next_batch()
                 except StopIteration:
                     break
                 except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -85,6 +100,10 @@ class Reader:
                 size += batch.nbytes
             self._stretches += 1
             return (self._stretches - 1, batches) if batches else None
+
+    def _opened(self) -> pa.RecordBatchReader:
+        assert self._batches is not None, "opened before it is read"
+        return self._batches
 
     def stop(self) -> None:
         """No more stretches; from any thread."""

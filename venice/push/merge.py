@@ -22,6 +22,8 @@ from venice.push.runs import Block, assemble, raw
 
 STEP_BYTES: Final = 8 << 20
 """Least a step loads: few enough bytes for a core's cache, enough rows to make NumPy's overhead small."""
+_STEP_BYTES_MAX: Final = 128 << 20
+"""Most a step loads because there are many runs, or large blocks."""
 
 
 class Sorted(NamedTuple):
@@ -62,8 +64,9 @@ def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = ST
     """
     pending = sorted(blocks, key=lambda block: block.first)
     runs = len({block.run for block in pending})
-    # Fewer bytes than one block of each run would load, and sort again, mostly rows that must wait.
-    step_bytes = max(step_bytes, 2 * runs * (sum(block.size for block in pending) // max(1, len(pending))))
+    # A step much smaller than one block of each run would load, and sort again, mostly rows that must wait.
+    enough = 2 * runs * (sum(block.size for block in pending) // max(1, len(pending)))
+    step_bytes = max(step_bytes, min(enough, _STEP_BYTES_MAX))
     waiting = _held(0, 0, 0)
     low = 0
     while low < len(pending):

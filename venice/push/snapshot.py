@@ -29,7 +29,7 @@ from venice.storage.manifest import Manifest
 from venice.storage.snapshot import seal
 
 ROWS_PER_PROCESS: Final = 500_000
-"""Rows that pay for another writing process: starting one costs as much time as writing about that many."""
+"""Rows that pay for a writing process: starting one costs as much time as writing about that many."""
 _SCRATCH: Final = "scratch"
 
 
@@ -87,7 +87,13 @@ def build(
     connection.execute("SET temp_directory = ?", [str(scratch)])
     policy = DuplicatePolicy(allow=allow_duplicates, key_row_schema=plan.key.row_schema)
     reporter.begin(Phase.READ, size.rows)
+
+    def tick() -> None:
+        check()
+        reporter.tick()
+
     reader = Reader(connection, plan, batch_rows(size.row_bytes))
+    run_lanes([reader.open], tick=tick, stop=connection.interrupt)  # A query that sorts or groups does all its work in there.
     encoder = RowEncoder(
         plan,
         reader.schema,
@@ -98,10 +104,10 @@ def build(
     intake = Intake(
         reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count
     )
-    halves = _Halves(intake, Work(target.folder, policy), threads, reporter, check)
+    halves = _Halves(intake, Work(target.folder, policy), threads, reporter, tick)
     try:
-        taken = halves.read(reader, connection)
-        scratch_files = sorted(halves.write(taken), key=lambda one: one.file.partition)
+        taken = halves.read(reader, connection, size.rows)
+        written = sorted(halves.write(taken), key=lambda one: one.file.partition)
     finally:
         halves.close()
     reporter.begin(Phase.SEAL)
@@ -112,10 +118,10 @@ def build(
         partition_count=target.partition_count,
         created_ms=clock.now_ms(),
         value_schema_id=target.value_schema_id,
-        files=tuple(one.file for one in scratch_files),
+        files=tuple(one.file for one in written),
     )
     ref = seal(target.folder, manifest)
-    duplicates = taken.duplicates + sum(one.duplicates for one in scratch_files)
+    duplicates = taken.duplicates + sum(one.duplicates for one in written)
     assert manifest.rows + duplicates == taken.rows + taken.duplicates, "every row that was kept is in a file, once"
     return Built(ref=ref, manifest=manifest, duplicates=duplicates, skipped=taken.skipped)
 
@@ -123,20 +129,20 @@ def build(
 class _Halves:
     """Reading, then writing; the writing processes start as soon as it is clear that they pay."""
 
-    def __init__(self, intake: Intake, work: Work, threads: int, reporter: Reporter, check: Callable[[], None]) -> None:
+    def __init__(self, intake: Intake, work: Work, threads: int, reporter: Reporter, tick: Callable[[], None]) -> None:
         self._intake = intake
         self._work = work
         self._threads = threads
         self._reporter = reporter
-        self._check = check
+        self._tick = tick
         self._writers: Writers | None = None
 
-    def read(self, reader: Reader, connection: duckdb.DuckDBPyConnection) -> Taken:
-        """Run the intake to the end of the input."""
+    def read(self, reader: Reader, connection: duckdb.DuckDBPyConnection, rows_total: int | None) -> Taken:
+        """Run the intake to the end of the input, which has so many rows, if that is known."""
 
         def tick() -> None:
-            if self._writers is None and self._processes() > 0:
-                self._start()
+            if self._writers is None and rows_total is not None and self._intake.taken.rows >= 2 * ROWS_PER_PROCESS:
+                self._start(rows_total)
             self._tick()
 
         def stop() -> None:
@@ -150,7 +156,7 @@ class _Halves:
         """Write every partition that has rows."""
         self._reporter.begin(Phase.WRITE, taken.rows)
         if self._writers is None:
-            self._start()
+            self._start(taken.rows)
         assert self._writers is not None
         jobs = [Job(partition, blocks) for partition, blocks in taken.blocks.items()]
         run_lanes(self._writers.lanes(jobs), tick=self._tick, stop=self._writers.stop)
@@ -161,14 +167,10 @@ class _Halves:
             self._writers.close()
         self._intake.close()
 
-    def _processes(self) -> int:
-        """How many writing processes the rows read so far pay for; 0 = write here."""
-        return self._threads if self._threads > 1 and self._intake.taken.rows >= self._threads * ROWS_PER_PROCESS else 0
-
-    def _start(self) -> None:
+    def _start(self, rows: int) -> None:
+        """Start as many processes as so many rows pay for, if that is more than one; otherwise all is written here."""
+        processes = min(self._threads, rows // ROWS_PER_PROCESS, len(self._intake.taken.blocks))
         descriptors = [spill.descriptor for spill in self._intake.spills]
-        self._writers = Writers(self._work, processes=self._processes(), descriptors=descriptors, count=self._reporter.count)
-
-    def _tick(self) -> None:
-        self._check()
-        self._reporter.tick()
+        self._writers = Writers(
+            self._work, processes=processes if processes > 1 else 0, descriptors=descriptors, count=self._reporter.count
+        )  # fmt: skip
