@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
 from reading import KEY_SCHEMA, VALUE_SCHEMA, Reader, rows
 
 from venice.client.davinci import DaVinciClient
@@ -26,6 +27,7 @@ KILLS = 50
 VICTIMS = ("push", "controller", "router", "worker", "node")
 
 
+@pytest.mark.timeout(1500)  # three minutes where nothing else runs
 def test_50_kills_during_pushes_serve_nothing_wrong(start_cluster: Callable[..., Cluster]) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when the test fails

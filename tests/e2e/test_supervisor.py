@@ -84,7 +84,7 @@ def test_a_process_that_cannot_start_is_named_with_its_log(make_settings: Callab
     (settings.data / "log").write_text("a file where the log's folder should be")
     cluster = Cluster(settings)
     with pytest.raises(Unavailable, match="did not answer") as raised:
-        cluster.start(ready_timeout_s=8)
+        cluster.start(ready_timeout_s=20)
     log = Path(raised.value.hint.removeprefix("its output is in "))
     assert "error:" in log.read_text()
     assert "Traceback" not in log.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from reading import KEY_SCHEMA, VALUE_SCHEMA, Reader, rows
 
 from venice.client.davinci import DaVinciClient
@@ -16,6 +17,7 @@ from venice.supervisor import Cluster
 PUSHES = 20
 
 
+@pytest.mark.timeout(900)  # forty seconds where nothing else runs
 def test_readers_see_whole_versions_in_order_through_20_pushes(start_cluster: Callable[..., Cluster]) -> None:
     settings = start_cluster(workers=2).settings
     ControllerClient(settings.controller_url, SystemClock()).create_store("rows", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA)
