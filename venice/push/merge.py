@@ -22,6 +22,8 @@ from venice.push.runs import Block, assemble, raw
 
 STEP_BYTES: Final = 8 << 20
 """Least a step loads: few enough bytes for a core's cache, enough rows to make NumPy's overhead small."""
+_PORTION_BYTES: Final = 2 << 20
+"""Handed on at a time."""
 _STEP_BYTES_MAX: Final = 128 << 20
 """Most a step loads because there are many runs, or large blocks."""
 
@@ -85,9 +87,17 @@ def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = ST
         ready = policy.settle(Order(order.rows[:cut], order.same[:cut]), column, values)
         waiting = _take(keys, values, held.runs, order.rows[cut:])
         if cut:
-            picked = pa.array(ready)
-            size = int(held.key_lengths[ready].sum()) + int(held.value_lengths[ready].sum())
-            yield Sorted(_objects(keys.take(picked)), _objects(values.take(picked)), size, cut - len(ready))
+            yield from _portions(held, keys, values, ready, cut - len(ready))
+
+
+def _portions(held: _Held, keys: pa.Array, values: pa.Array, rows: npt.NDArray[np.intp], duplicates: int) -> Iterator[Sorted]:
+    """The rows as objects, so many at a time that the objects, several times as large as the bytes in them, are few."""
+    sizes = held.key_lengths[rows].astype(np.int64) + held.value_lengths[rows]
+    count = max(1, len(rows) * _PORTION_BYTES // max(1, int(sizes.sum())))
+    for low in range(0, len(rows), count):
+        picked = pa.array(rows[low : low + count])
+        size = int(sizes[low : low + count].sum())
+        yield Sorted(_objects(keys.take(picked)), _objects(values.take(picked)), size, 0 if low else duplicates)
 
 
 def _load(waiting: _Held, blocks: list[Block]) -> _Held:
