@@ -15,8 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-_PIECE_BYTES: Final = 4 * 1024 * 1024
-"""Moved at a time: long enough for other threads to get the interpreter meanwhile."""
+_PIECE_BYTES: Final = 1024 * 1024
+"""Moved at a time: long enough for other threads to get the interpreter meanwhile, and still in the cache to be written."""
 _FREE: Final = 0x01 | 0x02
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE."""
 _START_WRITING: Final = 0x02
@@ -33,6 +33,7 @@ class CachedFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._hash = sha256()
+        self._piece = memoryview(bytearray(_PIECE_BYTES))
         self.size = 0
         """Bytes that were moved."""
         memory = _memory_file()
@@ -45,13 +46,18 @@ class CachedFile:
         return str(self._path) if self._source == self._target else f"/proc/self/fd/{self._source}"
 
     def move(self) -> None:
-        """Hash what was written since the last time, and move it to the file."""
+        """Hash what was written since the last time, and move it to the file, if it is worth a call."""
+        if os.fstat(self._source).st_size - self.size >= _PIECE_BYTES:
+            self._move()
+
+    def _move(self) -> None:
         began = self.size
-        while piece := os.pread(self._source, _PIECE_BYTES, self.size):
+        while count := os.preadv(self._source, [self._piece], self.size):
+            piece = self._piece[:count]
             self._hash.update(piece)
             if self._source != self._target:
                 _write_all(self._target, piece)
-            self.size += len(piece)
+            self.size += count
         if self.size > began and self._source != self._target:
             # Without these the file would lie in memory twice, and wait for the end to go to disk.
             _call(_FALLOCATE, self._source, _FREE, began, self.size - began)
@@ -59,7 +65,7 @@ class CachedFile:
 
     def finish(self) -> str:
         """The SHA-256 of the complete file, after its writer has closed it."""
-        self.move()
+        self._move()
         self.close()
         return self._hash.hexdigest()
 
@@ -78,10 +84,9 @@ def _memory_file() -> int | None:
         return None  # A sandbox may forbid it.
 
 
-def _write_all(descriptor: int, piece: bytes) -> None:
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _write_all(descriptor: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(descriptor, piece) :]
 
 
 def _function(name: str, *argtypes: type) -> Callable[..., int] | None:
