@@ -19,6 +19,7 @@ from venice.push.duplicates import DuplicatePolicy
 from venice.push.encode import RowEncoder
 from venice.push.intake import Intake, Reader, Taken, batch_rows
 from venice.push.lanes import run_lanes
+from venice.push.memory import freed_memory_kept
 from venice.push.plan import Plan
 from venice.push.progress import Phase, Reporter
 from venice.push.runs import disk_error
@@ -106,8 +107,9 @@ def build(
     )
     halves = _Halves(intake, Work(target.folder, policy), threads, reporter, tick)
     try:
-        taken = halves.read(reader, connection, size.rows)
-        written = sorted(halves.write(taken), key=lambda one: one.file.partition)
+        with freed_memory_kept():
+            taken = halves.read(reader, connection, size.rows)
+            written = sorted(halves.write(taken), key=lambda one: one.file.partition)
     finally:
         halves.close()
     reporter.begin(Phase.SEAL)

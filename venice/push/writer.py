@@ -22,6 +22,7 @@ from typing import IO, BinaryIO, Final, NamedTuple
 
 from venice.errors import Unavailable, VeniceError
 from venice.push.duplicates import DuplicatePolicy
+from venice.push.memory import freed_memory_kept
 from venice.push.merge import merge
 from venice.push.runs import Block
 from venice.storage.snapshot import PartitionFile, PartitionWriter, file_name
@@ -191,4 +192,5 @@ def main() -> None:
     gc.disable()  # Lists of a hundred thousand keys are made all the time, and nothing here forms cycles.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers, os.getppid())
+    with freed_memory_kept():
+        serve(sys.stdin.buffer, answers, os.getppid())
