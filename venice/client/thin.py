@@ -75,6 +75,7 @@ class ThinClient:
         """(key, value) of those keys that exist, as they arrive, in any order, all from one version.
 
         Takes keys of any type. Without an error, the pairs are all there are; one may come after some pairs, which are right.
+        Each is read with the latest value schema known when it arrived.
 
         Raises:
             VeniceError: As `batch_get`.
