@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, environment
-from venice.errors import Unavailable
-from venice.node import check_port, host_port, on_stop_signal, worker_url
+from venice.control.remote import ControllerClient
+from venice.errors import Unavailable, VeniceError
+from venice.node import check_port, host_port, on_stop_signal, worker_id, worker_url
 from venice.telemetry import log_event
 
 WORKER_BUILD = "venice_flows.worker:build"
@@ -159,14 +160,18 @@ class Cluster:
         self.supervisor.add("controller", ["run", "controller"], settings)
         self.supervisor.add("router", ["run", "router"], settings)
         self._urls = {"controller": f"{settings.controller_url}/api/v1/health", "router": f"{settings.router_url}/health"}
+        self._workers: set[str] = set()
         for index in range(nodes):
             node = settings if index == 0 else _node_settings(settings, index)
             self.supervisor.add(node.node, ["run", "node"], node)
             for worker in range(node.workers):
-                self._urls[f"{node.node}-w{worker}"] = f"{worker_url(node, worker)}/health"
+                self._workers.add(worker_id(node, worker))
+                self._urls[worker_id(node, worker)] = f"{worker_url(node, worker)}/health"
 
     def start(self, *, ready_timeout_s: float = 60.0, on_ready: Callable[[str], None] = lambda name: None) -> None:
-        """Start all processes and wait until each answers; `on_ready` hears their names as they do.
+        """Start all processes and wait until each answers, and the controller knows the workers; `on_ready` hears their names.
+
+        A push begun then is spread over all workers: a version is placed on those that have reported.
 
         Raises:
             Conflict: A port is taken; nothing was started.
@@ -178,7 +183,8 @@ class Cluster:
         deadline_s = self._clock.monotonic_s() + ready_timeout_s
         waiting = dict(self._urls)
         while waiting:
-            for name in [name for name, url in waiting.items() if healthy(url)]:
+            members = self._members() if "controller" not in waiting else set()
+            for name in [name for name, url in waiting.items() if (name not in self._workers or name in members) and healthy(url)]:
                 del waiting[name]
                 on_ready(name)
             if waiting and self._clock.monotonic_s() > deadline_s:
@@ -192,6 +198,14 @@ class Cluster:
     def stop(self) -> None:
         """Stop all processes."""
         self.supervisor.stop()
+
+    def _members(self) -> set[str]:
+        """The workers that the controller gives partitions to."""
+        try:
+            nodes = ControllerClient(self.settings.controller_url, self._clock, retry_s=0.0, timeout_s=1.0).nodes()
+        except VeniceError:
+            return set()
+        return {info.worker.id for node in nodes for info in node.workers if info.live}
 
 
 def healthy(url: str) -> bool:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from venice.clock import SystemClock
 from venice.config import Settings, environment
+from venice.control.remote import ControllerClient
 from venice.errors import Conflict, Unavailable
 from venice.node import host_port, worker_url
 from venice.supervisor import Cluster, healthy
@@ -54,6 +56,18 @@ def test_killed_processes_are_started_again(start_cluster: Callable[..., Cluster
     until(lambda: len(cluster.supervisor.pids()) == 3 and not set(cluster.supervisor.pids().values()) & set(before.values()))
     until(lambda: all(healthy(url) for url in urls(cluster.settings)))
     assert not any(alive(pid) for pid in workers), "a worker whose node is gone stops by itself"
+
+
+def test_workers_of_a_started_cluster_are_given_partitions(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(workers=2).model_copy(update={"workers": 1})
+    cluster = Cluster(settings, nodes=2)
+    cluster.start()
+    try:
+        # At the first look: a push that begins now is placed on those it finds.
+        nodes = ControllerClient(settings.controller_url, SystemClock()).nodes()
+        assert {worker.worker.id for node in nodes for worker in node.workers if worker.live} == {"node-1-w0", "node-2-w0"}
+    finally:
+        cluster.stop()
 
 
 def test_stop_leaves_nothing_behind(make_settings: Callable[..., Settings]) -> None:
