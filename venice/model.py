@@ -51,6 +51,7 @@ class EntityKind(Enum):
     NODE = "node"
     REGION = "region"
     GRAVEYARD = "graveyard"
+    CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,31 @@ class StartOffset:
     region: int
     partition: int
     next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A sealed snapshot of one partition of a hybrid version: what folding its topic up to an offset gave."""
+
+    snapshot: SnapshotRef
+    next_offset: int
+    """Of the version topic: where a replica made of it goes on folding."""
+    vector: tuple[StartOffset, ...]
+    """Up to where the real-time topics are merged into it."""
+    row_count: int
+    byte_count: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionCheckpoints:
+    """The checkpoints that are kept of one partition of a version."""
+
+    store: str
+    version: int
+    partition: int
+    kept: tuple[Checkpoint, ...]
+    """Newest first, by falling offset; never empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +252,8 @@ class ReplicaReport:
     lag_records: int = 0
     """Real-time records left to merge, if this replica leads; otherwise what is left to fold of the version topic as it was when
     the replica was opened."""
+    checkpoint: Checkpoint | None = None
+    """One that this worker wrote and the catalog does not name yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

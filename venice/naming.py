@@ -12,6 +12,7 @@ RESERVED_PREFIX = "venice_"
 
 _STORE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,127}")
 _TOPIC = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
+_CHECKPOINT = re.compile(r"checkpoint-(?P<partition>[0-9]{6,9})-(?P<offset>[0-9]{1,19})-(?P<writer>[0-9a-f]{8})-[0-9a-f]{1,32}", re.ASCII)
 _VERSION_TOPIC = re.compile(r"(?P<store>.+)_v(?P<version>[1-9][0-9]*)")
 
 
@@ -86,3 +87,23 @@ def parse_replica_name(name: str) -> tuple[str, int, int] | None:
 def snapshot_folder(store: str, version: int, attempt: str) -> str:
     """Path of one push attempt's snapshot below the blob folder."""
     return f"{store}/{version_topic(store, version)}/{attempt}"
+
+
+def checkpoint_name(partition: int, next_offset: int, writer: str, attempt: str) -> str:
+    """Name of a checkpoint's folder, which lies beside the version's snapshot.
+
+    Partition and offset are in it, so that whoever cleans up knows what a folder is that was never sealed.
+
+    Args:
+        partition: Of the version.
+        next_offset: Where the checkpoint ends.
+        writer: Who writes it: 8 hexadecimal digits.
+        attempt: Never repeated by that writer: hexadecimal digits.
+    """
+    return f"checkpoint-{partition:06d}-{next_offset}-{writer}-{attempt}"
+
+
+def parse_checkpoint_name(name: str) -> tuple[int, int, str] | None:
+    """(partition, offset, writer) of a checkpoint's folder, or None for any other name."""
+    found = _CHECKPOINT.fullmatch(name)
+    return (int(found["partition"]), int(found["offset"]), found["writer"]) if found else None

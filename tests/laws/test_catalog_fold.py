@@ -17,7 +17,20 @@ from venice.control.session import Session
 from venice.errors import Corrupt, Fenced
 from venice.log import Entry
 from venice.log.sqlite import SqliteLog
-from venice.model import Assignment, Graveyard, Node, Region, Store, StoreConfig, Version, VersionStatus, Worker
+from venice.model import (
+    Assignment,
+    Checkpoint,
+    Graveyard,
+    Node,
+    PartitionCheckpoints,
+    Region,
+    SnapshotRef,
+    Store,
+    StoreConfig,
+    Version,
+    VersionStatus,
+    Worker,
+)
 from venice.naming import CATALOG_TOPIC
 from venice.record import Kind, Record, encode
 
@@ -41,10 +54,18 @@ def store(name: str, versions: int, owner: str = "") -> Store:
     return Store(name=name, owner=owner, key_schema='"long"', value_schemas=(), config=StoreConfig(), versions=made)
 
 
+def checkpoints(name: str, version: int, next_offset: int) -> PartitionCheckpoints:
+    checkpoint = Checkpoint(
+        snapshot=SnapshotRef(uri="u", sha256="s"), next_offset=next_offset, vector=(), row_count=1, byte_count=1, created_ms=0
+    )
+    return PartitionCheckpoints(store=name, version=version, partition=0, kept=(checkpoint,))
+
+
 names = st.sampled_from(NAMES)
 entities = st.one_of(
     st.builds(store, names, st.integers(0, 2), st.sampled_from(("", "me"))),
     st.builds(lambda name, version: Assignment(store=name, version=version, replicas=(("w",),)), names, st.integers(1, 2)),
+    st.builds(checkpoints, names, st.integers(1, 2), st.integers(1, 3)),
     st.builds(lambda id_, url: Node(id=id_, region="r", workers=(Worker(id=id_, url=url, incarnation="i"),)), names, names),
     st.builds(lambda id_, name: Region(id=id_, name=name), st.integers(0, 3), names),
     st.builds(lambda name, largest: Graveyard(name=name, largest_version=largest, deleted_ms=0), names, st.integers(0, 5)),
@@ -108,12 +129,15 @@ def test_what_is_in_a_catalog_hangs_together(payloads: list[bytes]) -> None:
     catalog = fold_all(Catalog(), entries(payloads, gap=3))
     for name, number in catalog.assignments:
         assert catalog.stores[name].version(number) is not None
+    for name, number, _ in catalog.checkpoints:
+        assert catalog.stores[name].version(number) is not None
     present: list[Entity] = [
         *catalog.stores.values(),
         *catalog.assignments.values(),
         *catalog.nodes.values(),
         *catalog.regions.values(),
         *catalog.graveyards.values(),
+        *catalog.checkpoints.values(),
     ]
     assert {entity_key(entity) for entity in present} == set(catalog.positions)
     assert all(0 < position <= catalog.sequence for position in catalog.positions.values())
@@ -151,7 +175,7 @@ def test_a_record_counts_only_without_holes_and_from_what_it_replaces(
     after = fold(catalog, Entry(CATALOG_TOPIC, 0, catalog.sequence, 0, payload))
     if ahead or moved:
         assert replace(after, sequence=catalog.sequence) == catalog
-    elif not isinstance(entity, Assignment):
+    elif not isinstance(entity, (Assignment, PartitionCheckpoints)):
         assert after.position(entity_key(entity)) == after.sequence
 
 

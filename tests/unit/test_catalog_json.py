@@ -6,17 +6,20 @@ import json
 
 import pytest
 
-from venice.control.catalog import entity_key
+from venice.control.catalog import Entity, entity_key
 from venice.control.encoding import decode_report, encode_report, from_json, to_json
 from venice.errors import Corrupt
 from venice.model import (
     Assignment,
+    Checkpoint,
     Graveyard,
     Node,
+    PartitionCheckpoints,
     Region,
     ReplicaReport,
     ReplicaState,
     SnapshotRef,
+    StartOffset,
     Store,
     StoreConfig,
     ValueSchema,
@@ -52,13 +55,21 @@ STORE = Store(
     largest_version=3,
     created_ms=4,
 )
+CHECKPOINT = Checkpoint(
+    snapshot=SnapshotRef(uri="/b/c", sha256="cd"),
+    next_offset=9,
+    vector=(StartOffset(region=0, partition=1, next_offset=7),),
+    row_count=3,
+    byte_count=4,
+    created_ms=5,
+)
 REPORT = WorkerReport(
     node="n",
     region="r",
     worker=Worker(id="w", url="http://w", incarnation="i"),
     catalog_sequence=9,
     reported_ms=10,
-    replicas=(ReplicaReport(store="s", version=3, partition=0, state=ReplicaState.ERROR, error="disk"),),
+    replicas=(ReplicaReport(store="s", version=3, partition=0, state=ReplicaState.ERROR, error="disk", checkpoint=CHECKPOINT),),
 )
 
 
@@ -97,9 +108,10 @@ def contains(now: object, before: object) -> bool:
         (Node(id="n", region="r", workers=(REPORT.worker,)), "node/n"),
         (Region(id=0, name="r"), "region/r"),
         (Graveyard(name="s", largest_version=3, deleted_ms=1, largest_schema_id=2), "graveyard/s"),
+        (PartitionCheckpoints(store="s", version=3, partition=1, kept=(CHECKPOINT,)), "checkpoint/s_v3.000001"),
     ],
 )
-def test_every_entity_comes_back(entity: Store | Assignment | Node | Region | Graveyard, key: str) -> None:
+def test_every_entity_comes_back(entity: Entity, key: str) -> None:
     assert from_json(type(entity), to_json(entity), "it") == entity
     assert entity_key(entity) == key
 

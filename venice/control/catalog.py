@@ -19,11 +19,11 @@ from venice.clock import Clock
 from venice.control.encoding import from_json, to_json
 from venice.errors import Corrupt, Unavailable, VeniceError
 from venice.log import Entry, Log, Reader
-from venice.model import Assignment, EntityKind, Graveyard, Node, Region, Store, Worker
-from venice.naming import CATALOG_TOPIC, version_topic
+from venice.model import Assignment, EntityKind, Graveyard, Node, PartitionCheckpoints, Region, Store, Worker
+from venice.naming import CATALOG_TOPIC, replica_name, version_topic
 from venice.record import Kind, Record, decode, encode
 
-Entity = Store | Assignment | Node | Region | Graveyard
+Entity = Store | Assignment | Node | Region | Graveyard | PartitionCheckpoints
 
 _CLASSES: dict[str, type[Entity]] = {
     EntityKind.STORE.value: Store,
@@ -31,6 +31,7 @@ _CLASSES: dict[str, type[Entity]] = {
     EntityKind.NODE.value: Node,
     EntityKind.REGION.value: Region,
     EntityKind.GRAVEYARD.value: Graveyard,
+    EntityKind.CHECKPOINT.value: PartitionCheckpoints,
 }
 
 
@@ -47,6 +48,8 @@ class Catalog:
     regions: Mapping[str, Region] = field(default_factory=dict)
     graveyards: Mapping[str, Graveyard] = field(default_factory=dict)
     """By store name; kept when the name is used again."""
+    checkpoints: Mapping[tuple[str, int, int], PartitionCheckpoints] = field(default_factory=dict)
+    """By (store, version, partition); none until the first was recorded."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
     """By id, of all nodes."""
     positions: Mapping[str, int] = field(default_factory=dict)
@@ -78,6 +81,8 @@ def entity_key(entity: Entity) -> str:
             return f"{EntityKind.REGION.value}/{entity.name}"
         case Graveyard():
             return f"{EntityKind.GRAVEYARD.value}/{entity.name}"
+        case PartitionCheckpoints():
+            return f"{EntityKind.CHECKPOINT.value}/{replica_name(entity.store, entity.version, entity.partition)}"
 
 
 def encode_entity(entity: Entity, *, term: int, session: int, sequence: int, position: int, now_ms: int) -> bytes:
@@ -134,6 +139,7 @@ class _Fold:
         self._nodes = dict(base.nodes)
         self._regions = dict(base.regions)
         self._graveyards = dict(base.graveyards)
+        self._checkpoints = dict(base.checkpoints)
         self._positions = dict(base.positions)
         self._term = base.term
         self._session = base.session
@@ -166,12 +172,15 @@ class _Fold:
         match entity:
             case Store():
                 self._stores[entity.name] = entity
-                self._drop_assignments(entity.name, {version.number for version in entity.versions})
-            case Assignment():
+                self._drop_hanging(entity.name, {version.number for version in entity.versions})
+            case Assignment() | PartitionCheckpoints():
                 store = self._stores.get(entity.store)
                 if store is None or store.version(entity.version) is None:
                     return False
-                self._assignments[entity.store, entity.version] = entity
+                if isinstance(entity, Assignment):
+                    self._assignments[entity.store, entity.version] = entity
+                else:
+                    self._checkpoints[entity.store, entity.version, entity.partition] = entity
             case Node():
                 self._nodes[entity.id] = entity
             case Region():
@@ -181,12 +190,15 @@ class _Fold:
                 self._graveyards[entity.name] = entity
                 if self._stores.pop(entity.name, None) is not None:
                     self._positions.pop(f"{EntityKind.STORE.value}/{entity.name}")
-                self._drop_assignments(entity.name, set())
+                self._drop_hanging(entity.name, set())
         return True
 
-    def _drop_assignments(self, store: str, kept: set[int]) -> None:
+    def _drop_hanging(self, store: str, kept: set[int]) -> None:
+        """What hangs on a version goes with it."""
         for name, version in [key for key in self._assignments if key[0] == store and key[1] not in kept]:
             self._positions.pop(entity_key(self._assignments.pop((name, version))))
+        for key in [key for key in self._checkpoints if key[0] == store and key[1] not in kept]:
+            self._positions.pop(entity_key(self._checkpoints.pop(key)))
 
     def catalog(self) -> Catalog:
         return Catalog(
@@ -196,6 +208,7 @@ class _Fold:
             nodes=self._nodes,
             regions=self._regions,
             graveyards=self._graveyards,
+            checkpoints=self._checkpoints,
             workers={worker.id: worker for node in self._nodes.values() for worker in node.workers},
             positions=self._positions,
             term=self._term,
