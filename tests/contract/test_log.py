@@ -111,6 +111,28 @@ def test_a_name_that_could_leave_the_folder_is_refused(log: Log, name: str) -> N
             call()
 
 
+def test_the_ends_of_many_partitions_are_found_at_once(log: Log, topic: str) -> None:
+    other = f"{topic}_other"
+    for name in (topic, other):
+        log.create_topic(name, 3)
+    log.append(topic, 1, numbered(4))
+    log.append(other, 2, numbered(1))
+    asked = [(name, partition) for name in (topic, other) for partition in range(3)]
+    assert log.end_offsets(asked) == {at: log.end_offset(*at) for at in asked}
+    assert log.end_offsets([]) == {}
+
+
+def test_the_ends_of_what_is_not_there_are_left_out(log: Log, topic: str) -> None:
+    log.create_topic(topic, 2)
+    gone = f"{topic}_gone"
+    log.create_topic(gone, 1)
+    log.append(gone, 0, [b"x"])
+    assert log.end_offsets([(gone, 0)]) == {(gone, 0): log.end_offset(gone, 0)}
+    log.delete_topic(gone)
+    asked = [(topic, 0), (topic, 2), (topic, -1), (gone, 0), (f"{topic}_never", 0)]
+    assert log.end_offsets(asked) == {(topic, 0): log.end_offset(topic, 0)}
+
+
 def test_a_long_name_with_every_kind_of_character_works(log: Log, topic: str) -> None:
     name = (topic + ".A-z_9" * 40)[:200]
     log.create_topic(name, 1)

@@ -7,7 +7,7 @@ reused, not even after a prefix was deleted. Gaps are allowed: a reader takes th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
@@ -109,6 +109,14 @@ class Log(Protocol):
 
     def end_offset(self, topic: str, partition: int) -> int:
         """Offset that the next appended record will have."""
+        ...
+
+    def end_offsets(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """`end_offset` of many (topic, partition) in as few questions as can be; those that are not there are left out.
+
+        Raises:
+            Unavailable: The log cannot be reached.
+        """
         ...
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:

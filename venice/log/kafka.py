@@ -7,7 +7,7 @@ fooled by a topic that was deleted and created again under its name. `docs/decis
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -83,6 +83,9 @@ class KafkaLog:
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._cluster.ranges([(topic, partition)])[topic, partition][1]
+
+    def end_offsets(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        return self._cluster.ends(list(partitions))
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
         found = self._cluster.offset_for_time(topic, partition, max(timestamp_ms, 0))

@@ -39,10 +39,15 @@ UNKNOWN = frozenset(
         KafkaError._NOENT,  # What list_offsets says of a topic without leaders.
     )
 )
-_PASSING = frozenset(
+_MOVING = frozenset(
     (
         *(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.REPLICA_NOT_AVAILABLE),
         *(KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE),
+    )
+)
+_PASSING = frozenset(
+    (
+        *_MOVING,
         *(KafkaError.BROKER_NOT_AVAILABLE, KafkaError.REQUEST_TIMED_OUT, KafkaError.NETWORK_EXCEPTION, KafkaError._TRANSPORT),
     )
 )
@@ -188,6 +193,20 @@ class Cluster:
             return {partition: (starts[partition], ends[partition]) for partition in partitions}
 
         return self.on(partitions, ask)
+
+    def ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """The end offset of each partition that has a leader now, in one question."""
+        self.check_usable()
+        found: dict[Partition, int] = {}
+        asked = {TopicPartition(topic, number): OffsetSpec.latest() for topic, number in partitions if number >= 0}  # type: ignore[no-untyped-call]
+        for at, future in (self._admin.list_offsets(asked, request_timeout=self.timeout_s) if asked else {}).items():
+            try:
+                found[at.topic, at.partition] = int(future.result().offset)
+            except KafkaException as error:
+                refusal: KafkaError = error.args[0]
+                if refusal.code() not in UNKNOWN and refusal.code() not in _MOVING:
+                    raise translated(refusal, f"{at.topic}[{at.partition}]") from error
+        return found
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
         """Offset of the first record accepted then or later, None if there is none."""

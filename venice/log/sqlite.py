@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +122,17 @@ class SqliteLog:
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._on_topic(topic, lambda file: file.range(partition)[1])
+
+    def end_offsets(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        by_topic: dict[str, list[int]] = {}
+        for topic, partition in partitions:
+            by_topic.setdefault(topic, []).append(partition)
+        ends: dict[tuple[str, int], int] = {}
+        for topic, asked in by_topic.items():
+            with suppress(NotFound):
+                found = self._on_topic(topic, lambda file: file.ends())
+                ends.update({(topic, partition): found[partition] for partition in asked if partition in found})
+        return ends
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
         return self._on_topic(topic, lambda file: file.offset_for_time(partition, timestamp_ms))

@@ -17,6 +17,7 @@ import apsw
 
 from venice.clock import Clock
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.log.file_watch import FileWatch, watch_file
 
 T = TypeVar("T")
 
@@ -140,6 +141,18 @@ class TopicFile(SqliteFile):
         self._base(partition)
         return self.run("BEGIN", lambda db: _state(db, partition)[:2])
 
+    def ends(self) -> dict[int, int]:
+        """The end offset of every partition."""
+
+        def look(db: apsw.Connection) -> dict[int, int]:
+            found: Any = db.execute("SELECT number, next_offset FROM partition")
+            ends = dict(found)
+            if not ends:
+                raise Gone
+            return ends
+
+        return self.run("BEGIN", look)
+
     def offset_for_time(self, partition: int, timestamp_ms: int) -> int:
         base = self._base(partition)
 
@@ -257,6 +270,10 @@ class Doorbell:
         with self._lock, suppress(OSError):
             if self._file is not None:
                 os.pwrite(self._file, number, self.slot(topic).start)
+
+    def watch(self) -> FileWatch | None:
+        """Tells when any topic's bell rings, where the system can."""
+        return watch_file(self._path)
 
     def rings(self) -> bytes:
         assert self._file is not None, "the doorbell is closed"
