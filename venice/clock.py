@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from typing import Protocol
 
@@ -21,6 +22,10 @@ class Clock(Protocol):
         """Wait at least `seconds`."""
         ...
 
+    def wait_readable(self, descriptor: int, seconds: float) -> bool:
+        """Wait until a file descriptor has something to read, at most `seconds`; whether it has."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -33,6 +38,11 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def wait_readable(self, descriptor: int, seconds: float) -> bool:
+        poller = select.poll()  # select.select takes no descriptor above 1023
+        poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
 
 
 class ManualClock:
@@ -50,6 +60,13 @@ class ManualClock:
 
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)
+
+    def wait_readable(self, descriptor: int, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        if not poller.poll(0):
+            self.sleep(seconds)
+        return bool(poller.poll(0))
 
     def advance(self, seconds: float) -> None:
         assert seconds >= 0, "a manual clock only moves forward"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,38 @@ def test_a_ring_for_another_topic_disturbs_nobody(folder: Path, log: SqliteLog) 
     clock = RingingClock(lambda: log.append("other", 0, [b"x"]))
     reader = SqliteLog(folder, clock).reader({("t", 0): 0})
     assert reader.poll(timeout_s=1) == []
+
+
+class WatchfulClock(SystemClock):
+    """Tells when somebody waits for a descriptor, and counts how often anybody slept."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Event()
+        self.sleeps = 0
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        super().sleep(seconds)
+
+    def wait_readable(self, descriptor: int, seconds: float) -> bool:
+        self.waiting.set()
+        return super().wait_readable(descriptor, seconds)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux wakes who waits for a file")
+def test_in_a_silence_the_bell_wakes_a_reader(folder: Path, log: SqliteLog) -> None:
+    log.create_topic("t", 1)
+    clock = WatchfulClock()
+    patient = SqliteLog(folder, clock)
+    reader = patient.reader({("t", 0): 0})
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(reader.poll, timeout_s=60)
+        assert clock.waiting.wait(30)
+        slept = clock.sleeps
+        log.append("t", 0, [b"x"])
+        assert [entry.payload for entry in found.result()] == [b"x"]
+        assert clock.sleeps == slept, "it was woken, it did not look around"
+    patient.close()
 
 
 # Large things

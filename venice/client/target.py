@@ -24,7 +24,7 @@ from venice.rules.partitioning import partition_of
 from venice.schema.codec import Codec, key_codec
 
 LOG_TIMEOUT_S = 30.0
-CATALOG_POLL_S = 0.05
+CATALOG_POLL_S = 0.1
 CLOCK_STEP_MS_MAX = 60_000
 """A clock set back by less stands still for this producer; by more it is followed, and order across the step is lost."""
 RECENT_KEYS_MAX = 10_000

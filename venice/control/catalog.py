@@ -266,7 +266,7 @@ class CatalogTail:
     A record that cannot be read stops the tail: the last good catalog stays, `error` and `wait_for` say why.
     """
 
-    def __init__(self, log: Log, clock: Clock, poll_s: float = 0.01) -> None:
+    def __init__(self, log: Log, clock: Clock, poll_s: float = 0.1) -> None:
         self._reader = CatalogReader(log)
         self._clock = clock
         self._poll_s = poll_s

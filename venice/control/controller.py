@@ -31,7 +31,7 @@ from venice.storage.snapshot import read_manifest
 
 _Ending = Callable[[Store, int, str, int], Store]
 
-_WAIT_S = 0.02
+_WAIT_S = 0.25
 _TICK_S = 0.25
 _SWEEP_S = 2.0
 _PAUSE_S = 5.0
