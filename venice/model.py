@@ -43,6 +43,25 @@ class ReplicaState(StrEnum):
     ERROR = "error"
 
 
+class Fault(StrEnum):
+    """What can be wrong with a record of a version topic or a real-time topic."""
+
+    MISSING = "missing"
+    """Something before it is gone: it stands after a hole in its session, or the topic begins later than it should."""
+    DUPLICATE = "duplicate"
+    """Its session has passed its sequence already."""
+    FENCED = "fenced"
+    """Its session is not the one that leads, or was never declared."""
+    CORRUPT = "corrupt"
+    """It cannot be decoded."""
+    UNREGISTERED = "unregistered"
+    """Its value has a schema that the store does not have."""
+    OVERSIZED = "oversized"
+    """What would be made of it is larger than a log takes."""
+    UNSUPPORTED = "unsupported"
+    """It asks for something that this release does not do."""
+
+
 class EntityKind(Enum):
     """What a catalog record describes. DO NOT CHANGE THESE VALUES: they are written to the catalog log."""
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
 from venice.log import Entry
-from venice.record import Kind, Origin, Record, encode
+from venice.model import Fault
+from venice.record import Kind, Origin, Record, Vector, encode
 from venice.storage import Identity
 from venice.storage.format import encode_value
 from venice.storage.memory import MemoryStorage
@@ -161,3 +166,104 @@ def test_how_entries_are_batched_changes_nothing(records: list[Record | bytes], 
     assert values(in_parts) == values(at_once)
     assert in_parts.storage.position == at_once.storage.position
     assert in_parts.counts == at_once.counts
+
+
+class Topic:
+    """A version topic, and a fold whose reader passes over what it is told to."""
+
+    def __init__(self, *records: Record | bytes) -> None:
+        self.log = entries(*records)
+        self.read_anew: list[tuple[int, int]] = []
+        self.fold = ReplicaFold(MemoryStorage(IDENTITY), reread=self._reread)
+
+    def _reread(self, first: int, end: int) -> list[Entry]:
+        self.read_anew.append((first, end))
+        return [entry for entry in self.log if first <= entry.offset < end]
+
+    def folded(self, *, without: Collection[int] = ()) -> ReplicaFold:
+        for entry in self.log:
+            if entry.offset not in without:
+                self.fold.fold([entry])
+        return self.fold
+
+
+def lead(session: int, *values: bytes) -> list[Record]:
+    puts = [put(b"k%d" % i, value, term=1, session=session, sequence=i) for i, value in enumerate(values, 1)]
+    return [declare(1, session), *puts]
+
+
+@pytest.mark.parametrize("skipped", [{2}, {2, 3}, {1}, {0}, {0, 1, 2}])
+def test_what_a_reader_passed_over_is_read_again(skipped: set[int]) -> None:
+    records = lead(7, b"1", b"2", b"3", b"4")
+    topic = Topic(*records)
+    fold = topic.folded(without=skipped)
+    assert values(fold) == values(folded(*records))
+    assert fold.storage.position == folded(*records).storage.position
+    assert fold.counts.missing + fold.counts.fenced == len(topic.read_anew) == 1
+    assert fold.stuck_at is None
+
+
+def test_a_whole_session_that_a_reader_passed_over_is_read_again() -> None:
+    records = [*lead(7, b"1", b"2"), *lead(8, b"3", b"4")]
+    fold = Topic(*records).folded(without={2, 3, 4})
+    assert values(fold) == values(folded(*records))
+
+
+def test_a_hole_in_the_log_is_looked_up_once_and_stands_until_another_session() -> None:
+    records = lead(7, b"1", b"2", b"3", b"4", b"5")
+    del records[2]
+    topic = Topic(*records)
+    fold = topic.folded()
+    assert topic.read_anew == [(2, 3)]
+    assert (fold.counts.missing, fold.met[Fault.MISSING], fold.stuck_at) == (3, 4, 2)
+    fold.fold(entries(*lead(8, b"7"), first=5))
+    assert fold.stuck_at is None
+    assert values(fold) == {b"k1": b"7"}
+
+
+def test_damaged_bytes_are_a_hole_as_well() -> None:
+    records: list[Record | bytes] = [*lead(7, b"1", b"2", b"3")]
+    records[2] = b"garbage"
+    fold = Topic(*records).folded()
+    assert (fold.counts.corrupt, fold.counts.missing, fold.stuck_at) == (1, 1, 2)
+
+
+def test_records_of_former_sessions_are_looked_up_once_or_not_at_all() -> None:
+    lingering = [put(b"x", b"9", term=1, session=7, sequence=i) for i in (2, 3)]
+    topic = Topic(*lead(7, b"1"), *lead(8, b"2"), *lingering)
+    fold = topic.folded()
+    assert (fold.counts.fenced, len(topic.read_anew), fold.stuck_at) == (2, 1, None)
+    older = Topic(declare(3, 9), *lingering)
+    assert (older.folded().counts.fenced, older.read_anew) == (2, [])
+
+
+def heartbeat(vector: Vector, *, sequence: int = 1, at_ms: int = 0) -> Record:
+    return Record(Kind.HEARTBEAT, term=2, session=9, sequence=sequence, vector=vector, timestamp_ms=at_ms)
+
+
+def test_a_replica_that_lacks_what_its_leader_has_folded_says_so() -> None:
+    whole = [*lead(7, b"1", b"2"), declare(2, 9), heartbeat(((0, 0, 2),))]
+    assert folded(*whole).storage.position.sequence == 1
+    cut = ReplicaFold(MemoryStorage(IDENTITY))
+    cut.fold(entries(*lead(7, b"1"), declare(2, 9)))
+    with pytest.raises(Corrupt, match="never read"):
+        cut.fold(entries(heartbeat(((0, 0, 2),)), first=3))
+    assert cut.counts.missing == 1
+
+
+def test_a_leader_that_was_behind_is_followed() -> None:
+    """It merges again what it lacks, and the same comes out."""
+    fold = folded(*lead(7, b"1", b"2"), declare(2, 9), heartbeat(((0, 0, 1),)))
+    assert fold.storage.position.vector == ((0, 0, 1),)
+
+
+def test_the_newest_heartbeat_says_how_fresh_a_replica_is() -> None:
+    fold = folded(declare(2, 9), heartbeat(()), heartbeat(((0, 0, 5),), sequence=2, at_ms=70), heartbeat((), sequence=3, at_ms=60))
+    assert (fold.fresh_ms, fold.storage.position.vector) == (70, ((0, 0, 5),))
+
+
+def test_values_of_a_schema_that_is_not_known_are_applied_and_noted() -> None:
+    fold = ReplicaFold(MemoryStorage(IDENTITY), schemas=(2,))
+    fold.fold(entries(*lead(7, b"1", b"2")))
+    assert values(fold) == {b"k1": b"1", b"k2": b"2"}
+    assert (fold.strange[1].count, fold.strange[1].first_offset) == (2, 1)
