@@ -90,7 +90,7 @@ class ServedWorker:
 
     def start(self, catalog: Callable[[], Catalog]) -> None:
         handler = WorkerHandler(catalog, lambda: self.replicas, on_corrupt=lambda *replica: self.corrupt.append(replica))
-        self.server = HttpServer(handler.handle, "127.0.0.1", self.port, Limits(drain_s=1.0))
+        self.server = HttpServer(handler.handle, "127.0.0.1", self.port, Limits(drain_s=1.0), lanes=handler.lane)
         self.server.start()
         self.port = self.server.port
 

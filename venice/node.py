@@ -102,7 +102,8 @@ class WorkerRuntime:
         self._want(self._tail.catalog)
         self._tail.subscribe(self._want)
         handler = WorkerHandler(lambda: self._tail.catalog, lambda: self._replicas.open, on_corrupt=self._replicas.condemn)
-        self._server = HttpServer(with_metrics(handler.handle, self._metrics()), settings.worker_host, settings.worker_port + self.index)
+        answers, port = with_metrics(handler.handle, self._metrics()), settings.worker_port + self.index
+        self._server = HttpServer(answers, settings.worker_host, port, lanes=handler.lane)
         self._server.start()
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         reporter.start()

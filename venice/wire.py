@@ -112,9 +112,9 @@ def number(headers: Mapping[bytes, bytes], name: bytes) -> int | None:
 
 # ------------------------------------------------------------------ keys in a path
 
-_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
-_PADDING = (b"", b"", b"==", b"=")
+PADDING = (b"", b"", b"==", b"=")
 
 
 def path_of_key(key: bytes) -> bytes:
@@ -130,9 +130,9 @@ def key_of_path(text: bytes) -> bytes:
     """
     if b"%" in text:
         text = unquote_to_bytes(text)
-    text = text.rstrip(b"=").translate(_FROM_URL_SAFE)
+    text = text.rstrip(b"=").translate(FROM_URL_SAFE)
     try:
-        return a2b_base64(text + _PADDING[len(text) & 3], strict_mode=True)
+        return a2b_base64(text + PADDING[len(text) & 3], strict_mode=True)
     except (Base64Error, ValueError) as error:
         raise InvalidRequest(f"a key in the path is not base64url: {error}", hint="leave f=b64 out to send a plain key") from error
 

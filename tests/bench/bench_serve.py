@@ -97,7 +97,8 @@ def catalog_of(worker_url: str) -> Catalog:
 def serve_worker(folder: Path, port: int) -> HttpServer:
     replica = RocksStorage(folder / "replica" / "i")
     catalog, replicas = catalog_of(f"http://127.0.0.1:{port}"), {(STORE, 1): {0: replica}}
-    return HttpServer(WorkerHandler(lambda: catalog, lambda: replicas).handle, "127.0.0.1", port)
+    handler = WorkerHandler(lambda: catalog, lambda: replicas)
+    return HttpServer(handler.handle, "127.0.0.1", port, lanes=handler.lane)
 
 
 def serve_router(worker_port: int, port: int) -> HttpServer:

@@ -8,7 +8,8 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 
@@ -34,6 +35,16 @@ def echo(request: Request) -> Response:
 @contextlib.contextmanager
 def serving(handler: object = echo, **limits: float) -> Iterator[HttpServer]:
     server = HttpServer(handler, "127.0.0.1", 0, Limits(**limits))  # type: ignore[arg-type]
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def serving_lanes(lanes: object, handler: object = echo) -> Iterator[HttpServer]:
+    server = HttpServer(handler, "127.0.0.1", 0, lanes=lanes)  # type: ignore[arg-type]
     server.start()
     try:
         yield server
@@ -536,3 +547,79 @@ def test_it_runs_in_an_existing_loop() -> None:
         return text
 
     assert asyncio.run(scenario()).endswith(b"GET /a 0 ")
+
+
+# ------------------------------------------------------------------ lanes
+
+
+class LaneLog:
+    """Lanes that answer targets beginning with /short, and say what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.headers: list[Mapping[bytes, bytes]] = []
+
+    def __call__(self, headers: Mapping[bytes, bytes]) -> Callable[[bytes], bytes | None] | None:
+        self.headers.append(headers)
+        return None if b"x-none" in headers else self.answer
+
+    def answer(self, target: bytes) -> bytes | None:
+        self.asked.append(target)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlane" if target.startswith(b"/short") and b" " not in target else None
+
+
+def test_a_lane_answers_what_it_can() -> None:
+    lanes = LaneLog()
+    with serving_lanes(lanes) as server, Peer(server) as peer:
+        bodies = []
+        for target in ("/short/1", "/short/2", "/long", "/short/3"):
+            peer.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            bodies += [answer.body for answer in peer.answers(1)]
+        assert bodies == [b"GET /short/1 0 ", b"lane", b"GET /long 0 ", b"lane"], "the first request tells which lane it is"
+        assert lanes.asked == [b"/short/2", b"/long", b"/short/3"]
+        assert len(lanes.headers) == 1
+
+
+def test_what_is_no_single_plain_get_takes_no_lane() -> None:
+    lanes = LaneLog()
+    end = " HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving_lanes(lanes) as server, Peer(server) as peer:
+        peer.send(f"GET /short{end}".encode())
+        peer.answers(1)
+        peer.send(f"GET /short/a{end}GET /short/b{end}".encode())
+        assert [answer.body for answer in peer.answers(2)] == [b"GET /short/a 0 ", b"GET /short/b 0 "]
+        peer.send(b"GET /sho")
+        while len(lanes.asked) < 1:  # The two at once were offered as one, which is no target of a lane's.
+            time.sleep(0.001)
+        peer.send(f"rt/c{end}POST /short HTTP/1.1\r\nContent-Length: 2\r\n\r\nab".encode())
+        assert [answer.body for answer in peer.answers(2)] == [b"GET /short/c 0 ", b"POST /short 2 ab"]
+        other = end.replace("Host", "X-None: 1\r\nHost")
+        for _ in range(2):
+            peer.send(f"GET /short{other}".encode())
+            assert [answer.body for answer in peer.answers(1)] == [b"GET /short 0 "]
+
+
+def test_a_lane_keeps_the_order_of_answers() -> None:
+    lanes = LaneLog()
+    gate = asyncio.Event()
+
+    async def later(request: Request) -> Response:
+        await gate.wait()
+        return Response(200, HEADERS, b"later")
+
+    def handle(request: Request) -> object:
+        return later(request) if request.target == b"/later" else echo(request)
+
+    end = b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving_lanes(lanes, handle) as server, Peer(server) as peer:
+        peer.send(b"GET /first" + end)
+        peer.answers(1)
+        peer.send(b"GET /later" + end)
+        while not server.pending:
+            time.sleep(0.001)
+        peer.send(b"GET /short" + end)
+        with Peer(server) as other:
+            other.send(b"GET /x" + end)
+            other.answers(1)
+        server.loop.call_soon_threadsafe(gate.set)
+        assert [answer.body for answer in peer.answers(2)] == [b"later", b"GET /short 0 "]

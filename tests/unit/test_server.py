@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -18,7 +18,7 @@ from serving_kit import VALUE_SCHEMA, WIDER_SCHEMA, ServedCluster, a_store, ask,
 
 from venice import wire
 from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
-from venice.message import Headers, Request, Response
+from venice.message import Headers, Request, Response, render_head
 from venice.schema.codec import Codec, key_codec
 from venice.serve.server import WorkerHandler
 from venice.storage import Mutation, PartitionStorage, Position
@@ -40,10 +40,28 @@ def cluster() -> Iterator[ServedCluster]:
         yield made
 
 
+class BothWays(WorkerHandler):
+    """Asks the lane before it answers: that gives the same bytes, or none."""
+
+    shortened = 0
+
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        lane = self.lane(request.headers) if request.method == b"GET" else None
+        short = lane(request.target) if lane else None
+        answer = super().handle(request)
+        if short is not None:
+            self.shortened += 1
+            assert isinstance(answer, Response)
+            assert (
+                short == render_head(answer.status, answer.headers, False) + b"Content-Length: %d\r\n\r\n" % len(answer.body) + answer.body
+            )
+        return answer
+
+
 @pytest.fixture
 def handler(cluster: ServedCluster) -> WorkerHandler:
     worker = cluster.workers[0]
-    return WorkerHandler(lambda: cluster.catalog, lambda: worker.replicas, on_corrupt=lambda *replica: worker.corrupt.append(replica))
+    return BothWays(lambda: cluster.catalog, lambda: worker.replicas, on_corrupt=lambda *replica: worker.corrupt.append(replica))
 
 
 def error_of(answer: Response) -> VeniceError:
@@ -63,6 +81,34 @@ def test_a_get_names_version_schema_and_sequence(cluster: ServedCluster, handler
         b"x-venice-compression-strategy": b"none",
         b"content-type": b"avro/binary",
     }
+
+
+def test_plain_gets_take_the_short_way(cluster: ServedCluster, handler: WorkerHandler) -> None:
+    assert isinstance(handler, BothWays)
+    for number, key in enumerate((7, 8, 12345, 7), start=1):
+        ask(handler.handle, "GET", target(key))
+        assert handler.shortened == number
+
+
+def test_a_lane_follows_the_catalog(cluster: ServedCluster, handler: WorkerHandler) -> None:
+    current, pinned = handler.lane({}), handler.lane({wire.STORE_VERSION: b"1"})
+    later = handler.lane({wire.CATALOG_SEQUENCE: b"%d" % (cluster.catalog.sequence + 1)})
+    assert current is not None
+    assert pinned is not None
+    assert later is not None
+    path = target(7).encode()
+    assert later(path) is None, "it waits for a catalog that is not here yet"
+    before = current(path)
+    assert before is not None
+    cluster.push("rows", {key: row(key, 2) for key in range(100)})
+    after = current(path)
+    assert after is not None
+    assert b"version: 2" in after.lower()
+    assert later(path) == after
+    held = pinned(path)
+    assert held is not None
+    assert held.endswith(before[-10:])
+    assert b"version: 1" in held.lower()
 
 
 def test_a_missing_key_is_a_404_without_error(handler: WorkerHandler) -> None:

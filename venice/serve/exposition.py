@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from venice.message import Headers, Request, Response, Streamed
-from venice.serve.http import Handler
+from venice.serve.connection import Handler
 from venice.telemetry import Metrics
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"

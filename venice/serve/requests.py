@@ -54,8 +54,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        *("_body", "_body_room", "_fields", "_headers", "_in_head", "_known_end", "_known_headers", "_large", "_limits", "_parser"),
-        *("_target", "_unfinished_bytes", "begun", "completed", "deaf", "expects_continue", "on_header", "queue"),
+        *("_body", "_body_room", "_fields", "_headers", "_in_head", "_large", "_limits", "_parser"),
+        *("_target", "_unfinished_bytes", "begun", "completed", "deaf", "expects_continue"),
+        *("known_end", "known_headers", "on_header", "queue"),
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -79,9 +80,10 @@ class RequestParser:
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_room = limits.body_bytes_max
-        self._known_end = b"none yet"
-        """Of the last GET that came alone, what stood behind its target: a client sends the same every time."""
-        self._known_headers: dict[bytes, bytes] = {}
+        self.known_end: bytes | tuple[()] = ()
+        """Of the last plain GET that came alone, what stood behind its target: a client sends the same every time."""
+        self.known_headers: dict[bytes, bytes] = {}
+        """What httptools said of it."""
         # httptools calls this for each header: a method in Python would cost as much as the rest of the request.
         self.on_header = self._fields.__setitem__
         self._parser = httptools.HttpRequestParser(self)
@@ -111,12 +113,12 @@ class RequestParser:
 
     def _is_known(self, data: bytes) -> bool:
         """Queue a GET that ends, byte for byte, as one before did: what httptools said of its header lines holds again."""
-        if not data.startswith(b"GET /") or not data.endswith(self._known_end) or len(data) > self._limits.head_bytes_max:
+        if not data.startswith(b"GET /") or not data.endswith(self.known_end) or len(data) > self._limits.head_bytes_max:
             return False
-        target = data[4 : -len(self._known_end)]
+        target = data[4 : -len(self.known_end)]
         if target.translate(None, _TARGET_BYTES):
             return False
-        self.queue.append(_new(Request, (b"GET", target, self._known_headers, b"")))
+        self.queue.append(_new(Request, (b"GET", target, self.known_headers, b"")))
         self.completed = 1
         return True
 
@@ -126,8 +128,8 @@ class RequestParser:
         line, _, block = data.partition(b"\r\n")
         plain = b"content-length" not in headers and b"transfer-encoding" not in headers and not self.deaf
         if plain and line.startswith(b"GET /") and line.endswith(b" HTTP/1.1"):
-            self._known_end = b" HTTP/1.1\r\n" + block
-            self._known_headers = headers
+            self.known_end = b" HTTP/1.1\r\n" + block
+            self.known_headers = headers
 
     def refuse(self, error: VeniceError, status: int) -> None:
         """Answer with `error` after all requests queued so far, and take nothing more."""

@@ -10,82 +10,23 @@ and the caller redoes its whole call: so a batch never mixes versions.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from venice import wire
 from venice.control.catalog import Catalog
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable
-from venice.message import Headers, Request, Response
+from venice.message import Request, Response
 from venice.model import NO_VERSION, Store, Version
 from venice.rules.partitioning import partition_of
 from venice.schema.codec import Decode, key_codec, reader
 from venice.serve import json_view, metadata
-from venice.storage import PartitionStorage
-from venice.storage.format import PREFIX_SIZE, decode_value
+from venice.serve.connection import Lane
+from venice.serve.lane import make_lane
+from venice.serve.opened import Misdirected, OpenVersion, OpenVersions
+from venice.storage.format import PREFIX_SIZE
 from venice.wire import API_VERSION_HEADER, CATALOG_SEQUENCE, JSON, STORE_VERSION, key_of_path
-
-OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
-"""(store, version) → partition → storage; replaced as a whole, never changed."""
 
 _STORAGE = b"/storage/"
 _new = tuple.__new__
-
-
-class _Misdirected(Exception):
-    """This process cannot answer: why, in one sentence."""
-
-
-class _Kept(NamedTuple):
-    """What stored values with one prefix have in common."""
-
-    headers: Headers
-    offset: int
-    """Where the Avro bytes begin."""
-    schema_id: int
-
-
-class _View:
-    """One open version of a store: all that answers from it share."""
-
-    __slots__ = ("_fields", "batch_headers", "count", "keys", "known", "missing_headers", "name", "number", "storages", "stream_headers")
-
-    def __init__(self, store: Store, version: Version, sequence: int, storages: Mapping[int, PartitionStorage]) -> None:
-        self.name = store.name
-        self.number = version.number
-        self.count = version.partition_count
-        self.storages = storages
-        self.keys = key_codec(store.key_schema)
-        named = {**wire.COMMON, STORE_VERSION: b"%d" % version.number, CATALOG_SEQUENCE: b"%d" % sequence}
-        self._fields = {**named, wire.COMPRESSION: version.compression.value.encode(), b"content-type": wire.AVRO}
-        self.known: dict[bytes, _Kept] = {}
-        """By the first bytes of a stored value, which decide all that comes before its Avro bytes."""
-        self.missing_headers = Headers(named)
-        self.batch_headers = Headers(self._fields)
-        self.stream_headers = Headers({**self._fields, wire.STREAMING_RESPONSE: b"1"})
-
-    def keep(self, stored: bytes) -> _Kept:
-        """What `known` will say of stored values that begin as this one does. Raises Corrupt."""
-        value = decode_value(stored)
-        headers = Headers({**self._fields, wire.SCHEMA_ID: b"%d" % value.schema_id})
-        kept = self.known[stored[:PREFIX_SIZE]] = _Kept(headers, value.offset, value.schema_id)
-        return kept
-
-    def storage(self, partition: int) -> PartitionStorage:
-        storage = self.storages.get(partition)
-        if storage is None:
-            raise _Misdirected(f"partition {partition} of {self.name!r} version {self.number} is not here")
-        return storage
-
-    def check_missing(self, key: bytes) -> None:
-        """A key that is there is a key; one that is not may be anything. Raises InvalidRequest."""
-        try:
-            self.keys.decode(key)
-        except Corrupt as error:
-            raise InvalidRequest(
-                f"key {key[:32].hex()} of store {self.name!r} does not decode: {error.message}",
-                hint=f"encode keys with its key schema: {self.keys.schema_json[:500]}",
-                store=self.name,
-            ) from error
 
 
 class WorkerHandler:
@@ -115,7 +56,7 @@ class WorkerHandler:
         self._keys_max = keys_max
         self._seen_catalog: Catalog | None = None
         self._seen_replicas: OpenVersions | None = None
-        self._views: dict[tuple[bytes, bytes | None], _View] = {}
+        self._views: dict[tuple[bytes, bytes | None], OpenVersion] = {}
         """By store and the version asked for, None for the current one."""
         self._versions: dict[tuple[str, int], Version] = {}
         """Of all open versions, also those that have left the catalog."""
@@ -132,6 +73,16 @@ class WorkerHandler:
         if target[:9] != _STORAGE:
             return metadata.answer(self._catalog(), request)
         return self._read(request)
+
+    def lane(self, headers: Mapping[bytes, bytes]) -> Lane | None:
+        """A short way for gets with these headers; None if there is something special about them."""
+        if headers.get(API_VERSION_HEADER, b"1") != b"1" or JSON in headers.get(b"accept", b""):
+            return None
+        try:
+            sequence = 0 if STORE_VERSION in headers else wire.number(headers, CATALOG_SEQUENCE) or 0
+        except InvalidRequest:
+            return None
+        return make_lane(self._catalog, self._replicas, lambda store: self._view(store, headers), sequence)
 
     def _handle_rare(self, request: Request) -> Response | Awaitable[Response]:
         wire.check_api_version(request.headers)
@@ -175,7 +126,7 @@ class WorkerHandler:
             return wire.error_response(error, 400)
         except Full as error:
             return wire.error_response(error, 413)
-        except _Misdirected as error:
+        except Misdirected as error:
             return metadata.misdirected(self._catalog(), split_path(request)[0].decode("latin-1"), str(error))
 
     def _get(self, request: Request) -> Response:
@@ -219,7 +170,7 @@ class WorkerHandler:
             rows.append(wire.encode_footer(wire.Footer(200)))
         return Response(200, view.stream_headers, b"".join(rows))
 
-    def _grouped(self, view: _View, body: bytes, routed: bool) -> dict[int, tuple[list[int], list[bytes]]]:
+    def _grouped(self, view: OpenVersion, body: bytes, routed: bool) -> dict[int, tuple[list[int], list[bytes]]]:
         """The keys of a batch by partition, with their positions."""
         groups: dict[int, tuple[list[int], list[bytes]]] = {}
         keys: Sequence[tuple[int, bytes, int]] | Iterable[tuple[int, bytes, int]]
@@ -244,14 +195,14 @@ class WorkerHandler:
             group[1].append(key)
         return groups
 
-    def _failed(self, view: _View, partition: int, error: Corrupt | Unavailable) -> Exception:
+    def _failed(self, view: OpenVersion, partition: int, error: Corrupt | Unavailable) -> Exception:
         if isinstance(error, Unavailable):
-            return _Misdirected(f"partition {partition} of {view.name!r} version {view.number} was closed just now")
+            return Misdirected(f"partition {partition} of {view.name!r} version {view.number} was closed just now")
         if self._on_corrupt is not None:
             self._on_corrupt(view.name, view.number, partition)
         return error
 
-    def _view(self, store: bytes, headers: Mapping[bytes, bytes]) -> _View:
+    def _view(self, store: bytes, headers: Mapping[bytes, bytes]) -> OpenVersion:
         catalog, replicas = self._catalog(), self._replicas()
         if catalog is not self._seen_catalog or replicas is not self._seen_replicas:
             self._look_again(catalog, replicas)
@@ -274,17 +225,17 @@ class WorkerHandler:
                 self._versions[name, number] = version
         self._seen_catalog, self._seen_replicas = catalog, replicas
 
-    def _make_view(self, catalog: Catalog, replicas: OpenVersions, name: str, pinned: int | None) -> _View:
+    def _make_view(self, catalog: Catalog, replicas: OpenVersions, name: str, pinned: int | None) -> OpenVersion:
         if pinned is not None and name not in catalog.stores:
-            raise _Misdirected(f"store {name!r} is not known here")  # whoever chose the version may know more
+            raise Misdirected(f"store {name!r} is not known here")  # whoever chose the version may know more
         store = metadata.store_of(catalog, name)
         number = store.current if pinned is None else pinned
         if number == NO_VERSION:
             raise no_version(name)
         version = self._versions.get((name, number))
         if version is None:
-            raise _Misdirected(f"version {number} of {name!r} is not open here")
-        return _View(store, version, catalog.sequence, replicas[name, number])
+            raise Misdirected(f"version {number} of {name!r} is not open here")
+        return OpenVersion(store, version, catalog.sequence, replicas[name, number])
 
 
 def no_version(store: str) -> Unavailable:
