@@ -47,6 +47,8 @@ class Kind(IntEnum):
     DECLARE_CONTROLLER = 33
     REPORT = 48
     """A worker's full state: key `worker/id`, value JSON."""
+    DEAD_LETTER = 49
+    """A record that was set aside: key `topic/partition/offset` of where it stood, metadata why, value its payload or a part of it."""
 
 
 class Origin(IntEnum):
@@ -89,11 +91,11 @@ _UPDATE = Struct("<I")
 _ENTRY = Struct("<hIQ")
 _CRC = Struct("<I")
 
-_HAS_SESSION = 1
+HAS_SESSION = 1
 _HAS_UPDATE = 2
 
 _SIZE_MIN = _HEAD.size + _CRC.size
-_RESIDUE = 0x2144DF1C
+CRC_RESIDUE = 0x2144DF1C
 """CRC-32 of anything that ends with its own CRC-32, little-endian."""
 
 _HINT = "it was not written by this release: upgrade, or inspect the topic"
@@ -114,7 +116,7 @@ def encode(record: Record) -> bytes:
     flags = _flags(term, session, sequence, update_schema_id)
     parts = b""
     try:
-        if flags & _HAS_SESSION:
+        if flags & HAS_SESSION:
             parts = _SESSION.pack(term, session, sequence)
         if flags & _HAS_UPDATE:
             parts += _UPDATE.pack(update_schema_id)
@@ -138,7 +140,7 @@ def decode(payload: bytes) -> Record:
     Raises:
         Corrupt: It is not a record as it was written, or its format is newer than this release reads.
     """
-    if crc32(payload) != _RESIDUE or len(payload) < _SIZE_MIN:
+    if crc32(payload) != CRC_RESIDUE or len(payload) < _SIZE_MIN:
         raise Corrupt(f"record of {len(payload)} bytes fails its checksum", hint="the log does not hold what was appended")
     (format_, kind, origin, flags, region, entries, schema_id, timestamp_ms, key_length, metadata_length) = _HEAD.unpack_from(payload)
     if format_ != FORMAT:
@@ -149,7 +151,7 @@ def decode(payload: bytes) -> Record:
     vector: Vector = ()
     try:
         if flags:
-            if flags & _HAS_SESSION:
+            if flags & HAS_SESSION:
                 term, session, sequence = _SESSION.unpack_from(payload, at)
                 at += _SESSION.size
             if flags & _HAS_UPDATE:
@@ -198,7 +200,7 @@ def _unknown_format(format_: int) -> Corrupt:
 
 
 def _flags(term: int, session: int, sequence: int, update_schema_id: int) -> int:
-    return (_HAS_SESSION if session or term or sequence else 0) | (_HAS_UPDATE if update_schema_id else 0)
+    return (HAS_SESSION if session or term or sequence else 0) | (_HAS_UPDATE if update_schema_id else 0)
 
 
 def _ascending(vector: Vector) -> bool:

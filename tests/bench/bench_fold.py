@@ -81,7 +81,7 @@ def plain(servers: str, topic: str, partitions: int, records: int) -> float:
             batch = WriteBatch(raw_mode=True)
             ends = {}
             for message in messages:
-                batch.put(message.key(), message.value())
+                batch.put(message.key() or b"", message.value() or b"")
                 ends[message.partition()] = message.offset()
             batch.put(b"ends", repr(ends).encode())
             rocks.write(batch)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quixstreams import Application
+from quixstreams import Application  # type: ignore[import-not-found]  # installed beside, never with Venice
 
 
 def main() -> None:

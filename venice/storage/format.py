@@ -41,7 +41,7 @@ _PREFIX = Struct("<BI")
 _STAMPED_PREFIX = Struct("<BIq")
 _REAL_TIME_PREFIX = Struct("<BIqh")
 _HAS_TIMESTAMP = 1
-_REAL_TIME = 3
+REAL_TIME = 3
 """Flags of a real-time write: it has a timestamp, and the region that wrote it."""
 
 PREFIX_SIZE = _PREFIX.size
@@ -71,7 +71,7 @@ def value_prefix(schema_id: int, timestamp_ms: int | None = None, region: int | 
             return _PREFIX.pack(0, schema_id)
         if region is None:
             return _STAMPED_PREFIX.pack(_HAS_TIMESTAMP, schema_id, timestamp_ms)
-        return _REAL_TIME_PREFIX.pack(_REAL_TIME, schema_id, timestamp_ms, region)
+        return _REAL_TIME_PREFIX.pack(REAL_TIME, schema_id, timestamp_ms, region)
     except StructError as error:
         raise InvalidRequest(f"schema id {schema_id}, time {timestamp_ms} or region {region} cannot be stored: {error}") from error
 
@@ -94,7 +94,7 @@ def decode_value(stored: bytes) -> StoredValue:
         if flags == _HAS_TIMESTAMP:
             _, schema_id, timestamp_ms = _STAMPED_PREFIX.unpack_from(stored)
             return StoredValue(schema_id, timestamp_ms, None, _STAMPED_PREFIX.size)
-        if flags == _REAL_TIME:
+        if flags == REAL_TIME:
             _, schema_id, timestamp_ms, region = _REAL_TIME_PREFIX.unpack_from(stored)
             return StoredValue(schema_id, timestamp_ms, region, _REAL_TIME_PREFIX.size)
     except StructError as error:
