@@ -46,29 +46,22 @@ class FoldCounts:
     """Records after a hole in their session's sequence: refused until a new session declares itself."""
     corrupt: int = 0
     """Payloads that could not be decoded."""
-    unregistered: int = 0
-    """Values of a schema that the store does not have. They are applied all the same: their leader accepted them."""
 
-    def add(self, fault: Fault, count: int = 1) -> None:
-        """So many more records with this fault."""
-        setattr(self, fault.value, getattr(self, fault.value) + count)
-
-    def of(self, fault: Fault) -> int:
-        """Records with this fault."""
-        found: int = getattr(self, fault.value)
-        return found
-
-
-FOLD_FAULTS = (Fault.MISSING, Fault.DUPLICATE, Fault.FENCED, Fault.CORRUPT, Fault.UNREGISTERED)
-"""What `FoldCounts` counts."""
+    def add(self, fault: Fault) -> None:
+        """One more record with this fault."""
+        setattr(self, fault.value, getattr(self, fault.value) + 1)
 
 
 @dataclass(slots=True)
-class Strange:
-    """Values of a schema id that was not known to be registered when they were folded."""
+class Met:
+    """Records of a kind, and the offset of the newest."""
 
-    count: int
-    first_offset: int
+    count: int = 0
+    offset: int = 0
+
+    def add(self, offset: int) -> None:
+        self.count += 1
+        self.offset = offset
 
 
 @dataclass(slots=True)
@@ -90,7 +83,6 @@ class ReplicaFold:
         storage: The replica.
         reread: Reads the partition anew where something seems to be missing; without it the first reading is believed.
         schemas: Ids of value schemas known to be registered; None: not looked at.
-        counts: Of a storage that this one takes the place of: they go on.
     """
 
     def __init__(
@@ -99,15 +91,15 @@ class ReplicaFold:
         *,
         reread: Reread | None = None,
         schemas: Iterable[int] | None = None,
-        counts: FoldCounts | None = None,
     ) -> None:
         self.storage = storage
-        self.counts = counts or FoldCounts()
-        self.met: dict[Fault, int] = {}
-        """Fault → offset of the newest record that has it."""
+        self.counts = FoldCounts()
+        self.met: dict[Fault, Met] = {}
+        """Faulty records; whoever tells of them takes them out."""
         self.schemas = set(schemas) if schemas is not None else None
-        self.strange: dict[int, Strange] = {}
-        """By schema id; whoever knows the catalog judges them, and adds to `schemas`, from the thread that folds."""
+        self.strange: dict[int, Met] = {}
+        """By schema id, values whose schema was not known to be registered; whoever knows the catalog judges them, and adds to
+        `schemas`, in the thread that folds."""
         self.folded_ms = 0
         """When the log took the newest entry folded."""
         self.fresh_ms = 0
@@ -169,7 +161,7 @@ class ReplicaFold:
         """What a record that counts does."""
         if record.kind is Kind.PUT:
             if self.schemas is not None and record.schema_id not in self.schemas:
-                self.strange.setdefault(record.schema_id, Strange(0, entry.offset)).count += 1
+                self.strange.setdefault(record.schema_id, Met()).add(entry.offset)
             mutations.append(Mutation(record.key, _stored(record), record.metadata or None))
             return
         if record.kind is Kind.DELETE:
@@ -187,7 +179,7 @@ class ReplicaFold:
 
     def _refuse(self, fault: Fault, entry: Entry, position: Position) -> None:
         self.counts.add(fault)
-        self.met[fault] = entry.offset
+        self.met.setdefault(fault, Met()).add(entry.offset)
         accepted = (position.term, position.session, position.sequence)
         if self._refusals.after != accepted:
             self._refusals.after, self._refusals.since = accepted, position.next_offset

@@ -10,13 +10,15 @@ folded vector; so nothing is lost or merged twice whenever leaders change. What 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 from venice import record as log_record
+from venice.dead_letter import DeadLetter
 from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
 from venice.log import PAYLOAD_BYTES_MAX, Entry
+from venice.model import Fault
 from venice.record import Kind, Origin, Record, Vector
 from venice.rules.merge import BATCH_TIMESTAMP_MS, NO_REGION, Write, stands
 from venice.rules.partitioning import partition_of
@@ -27,6 +29,9 @@ CLOCK_SKEW_MS_MAX = 60_000
 
 The log's time, not this process's clock, so that every leader in every region caps alike.
 """
+
+_MARKS = frozenset({Kind.HEARTBEAT, Kind.END_OF_PUSH})
+"""Records of a real-time topic that change nothing."""
 
 _ADDED_BYTES = 64
 _ENTRY_BYTES = 14
@@ -52,15 +57,27 @@ class Leader:
         term: Given out by the controller, one larger for each change of leader.
         session: New in each life of the process and each attempt, never 0.
         start: (region, real-time partition) → offset from which the version reads; used where the fold has no vector yet.
+        is_registered: Whether the store has a value schema of an id; asked once for each that it has.
     """
 
-    def __init__(self, fold: ReplicaFold, *, partition_count: int, term: int, session: int, start: Mapping[tuple[int, int], int]) -> None:
+    def __init__(
+        self,
+        fold: ReplicaFold,
+        *,
+        partition_count: int,
+        term: int,
+        session: int,
+        start: Mapping[tuple[int, int], int],
+        is_registered: Callable[[int], bool] = lambda schema_id: True,
+    ) -> None:
         assert session > 0, "0 stands for no session"
         self._fold = fold
         self._partition_count = partition_count
         self._term = term
         self._session = session
         self._start = dict(start)
+        self._is_registered = is_registered
+        self._schemas: set[int] = set()
         self._sequence = 0
         self._vector: dict[tuple[int, int], int] = {}
         self._appended_vector: Vector = ()
@@ -68,9 +85,8 @@ class Leader:
         self._overlay: dict[bytes, tuple[int, Write]] = {}
         """Images appended but not yet folded, with their sequence: the replica does not show them yet."""
         self._unfolded: deque[tuple[int, bytes]] = deque()
-        self.poison: list[tuple[int, Entry]] = []
-        """(region, real-time entry) that could not be decoded, or is too large for the version topic; whoever drives takes
-        them for the dead-letter topic."""
+        self.poison: list[DeadLetter] = []
+        """Records that cannot be merged; whoever drives takes them for the dead-letter topic before it appends anything."""
         self.ignored = 0
         """Writes that lost to what was there."""
 
@@ -87,7 +103,8 @@ class Leader:
                 self._declared = True
                 self._vector = {**self._start, **{(region, rt): offset for region, rt, offset in position.vector}}
                 self._appended_vector = position.vector
-            return Standing.LEADING
+            # Its replica stands still at a hole in the session, as all do: another session goes on from what was folded.
+            return Standing.LEADING if self._fold.stuck_at is None else Standing.FENCED
         return Standing.FENCED if self._declared or position.term > self._term else Standing.DECLARED
 
     @property
@@ -95,10 +112,28 @@ class Leader:
         """(region, real-time partition) → offset to read next. Known while LEADING."""
         return self._vector
 
+    @property
+    def is_covered(self) -> bool:
+        """Whether the last record of the session covers everything that was merged."""
+        return self._vector_now() == self._appended_vector
+
+    def opening(self) -> list[bytes]:
+        """What comes first in a session, once: how far its leader had folded. Who has folded less has missed something."""
+        if self._sequence:
+            return []
+        self._sequence = 1
+        folded = self._appended_vector
+        record = Record(Kind.HEARTBEAT, origin=Origin.REAL_TIME, term=self._term, session=self._session, sequence=1, vector=folded)
+        return [log_record.encode(record)]
+
     def merge(self, region: int, entries: Iterable[Entry]) -> list[bytes]:
         """Merge real-time entries of one region, in offset order; append what is returned, in order, before the next call.
 
         Entries read before are passed over. The vector of each record covers everything merged up to it.
+
+        Raises:
+            Corrupt: A block of the replica is damaged.
+            Unavailable: The replica was closed, or nobody can say whether a schema is registered: the session is over.
         """
         assert self.standing is Standing.LEADING, "only a leader merges"
         self._forget_folded()
@@ -110,16 +145,18 @@ class Leader:
             self._vector[source] = entry.offset + 1
             try:
                 record = log_record.decode(entry.payload)
-            except Corrupt:
-                self.poison.append((region, entry))
+            except Corrupt as error:
+                self._set_aside(Fault.CORRUPT, error.message, region, entry)
                 continue
             if record.kind is Kind.PUT or record.kind is Kind.DELETE:
                 self._merge_write(record, region, entry, out)
+            elif record.kind not in _MARKS:
+                self._set_aside(Fault.UNSUPPORTED, f"a record of kind {record.kind.name} is not merged", region, entry)
         return out
 
     def progress(self, now_ms: int) -> list[bytes]:
         """A mark that covers inputs which changed nothing; empty if the last record covers everything."""
-        if self._vector_now() == self._appended_vector:
+        if self.is_covered:
             return []
         return [self._next(Kind.PROGRESS, timestamp_ms=now_ms)]
 
@@ -127,17 +164,24 @@ class Leader:
         """The mark that the leader's lag is small enough for its session's replicas to serve."""
         return [self._next(Kind.CAUGHT_UP, timestamp_ms=now_ms)]
 
+    def heartbeat(self, fresh_ms: int) -> list[bytes]:
+        """The mark that all writes which the log took before `fresh_ms` are merged; it covers inputs as `progress` does."""
+        return [self._next(Kind.HEARTBEAT, timestamp_ms=fresh_ms)]
+
     def _merge_write(self, record: Record, region: int, entry: Entry, out: list[bytes]) -> None:
         if partition_of(record.key, self._partition_count) != self._fold.storage.identity.partition:
             return
         stamp = min(record.timestamp_ms or entry.timestamp_ms, entry.timestamp_ms + CLOCK_SKEW_MS_MAX)
         payload = record.value if record.kind is Kind.PUT else None
+        if payload is not None and record.schema_id not in self._schemas and not self._has_schema(record.schema_id):
+            self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {record.schema_id}", region, entry)
+            return
         incoming = Write(max(stamp, 1), region, record.schema_id if payload is not None else 0, payload)
         if not stands(incoming, self._state(record.key)):
             self.ignored += 1
             return
         if len(entry.payload) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
-            self.poison.append((region, entry))
+            self._set_aside(Fault.OVERSIZED, f"merged it would be larger than {PAYLOAD_BYTES_MAX} bytes", region, entry)
             return
         out.append(
             self._next(
@@ -152,6 +196,19 @@ class Leader:
         )
         self._overlay[record.key] = (self._sequence, incoming)
         self._unfolded.append((self._sequence, record.key))
+
+    def _has_schema(self, schema_id: int) -> bool:
+        if not self._is_registered(schema_id):
+            return False
+        self._schemas.add(schema_id)
+        return True
+
+    def _set_aside(self, fault: Fault, reason: str, region: int, entry: Entry) -> None:
+        letter = DeadLetter(
+            topic=entry.topic, partition=entry.partition, offset=entry.offset, region=region, timestamp_ms=entry.timestamp_ms,
+            fault=fault, reason=reason, payload=entry.payload,
+        )  # fmt: skip
+        self.poison.append(letter)
 
     def _state(self, key: bytes) -> Write | None:
         appended = self._overlay.get(key)

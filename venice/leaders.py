@@ -7,40 +7,25 @@ one that drives the `ReplicaSet` beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from venice.clock import Clock
-from venice.errors import Corrupt, NotFound, Unavailable, VeniceError
-from venice.leader import Leader, Standing, real_time_partitions
+from venice.dead_letter import DeadLetters
+from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.faults import FaultLedger
+from venice.lag import Ends, Lag, LagMeter
+from venice.leader import Leader, Standing
+from venice.leading import PROGRESS_S, Leading, Led
 from venice.log import Entry, Log, Reader
-from venice.model import Version
-from venice.naming import dead_letter_topic, real_time_topic, replica_name, version_topic
+from venice.model import Fault
+from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
 from venice.telemetry import log_event
 
 MERGE_RECORDS_MAX = 500
 """Real-time records merged at a time, per version."""
-
-LAG_S = 0.1
-"""How often the lag of a leader that has not caught up is looked at."""
-
-PROGRESS_S = 1.0
-"""How often inputs that changed nothing are covered by a mark, and how long a refused session waits for its next try."""
-
-
-@dataclass(frozen=True, slots=True)
-class Led:
-    """A partition this process should lead, in its own region."""
-
-    store: str
-    version: Version
-    partition: int
-    term: int
-    region: int
-
-    @property
-    def name(self) -> str:
-        return replica_name(self.store, self.version.number, self.partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +40,11 @@ class Merged:
 
 
 @dataclass(slots=True)
-class _Session:
-    led: Led
-    leader: Leader
-    number: int
-    reading: bool = False
-    caught_up: bool = False
-    looked_s: float = 0.0
-
-
-@dataclass(slots=True)
 class _Stream:
     """The real-time topic as one version reads it: partitions may lie at other offsets than for another version."""
 
     reader: Reader
-    sessions: dict[int, _Session] = field(default_factory=dict)
+    sessions: dict[int, Leading] = field(default_factory=dict)
     """By partition of the version."""
 
 
@@ -81,15 +56,34 @@ class LeaderSet:
         log: Where the topics are.
         clock: For pauses and the times of marks.
         sessions: Makes a new session number at each call: positive, below 2⁶⁴, never repeated.
+        faults: Where records that cannot be merged are counted.
+        is_registered: Whether a store has a value schema of an id, as the newest catalog says; may raise Unavailable.
+        heartbeat_s: Between the heartbeats of a partition to which nothing is written.
     """
 
-    def __init__(self, replicas: ReplicaSet, log: Log, *, clock: Clock, sessions: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        log: Log,
+        *,
+        clock: Clock,
+        sessions: Callable[[], int],
+        faults: FaultLedger | None = None,
+        is_registered: Callable[[str, int], bool] = lambda store, schema_id: True,
+        heartbeat_s: float = 30.0,
+    ) -> None:
         self._replicas = replicas
         self._log = log
         self._clock = clock
         self._new_session = sessions
+        self._faults = faults or FaultLedger(clock)
+        self._is_registered = is_registered
+        self._heartbeat_s = heartbeat_s
+        self._dead_letters = DeadLetters(log)
         self._wanted: Mapping[str, Led] = {}
-        self._sessions: dict[str, _Session] = {}
+        self._settled: Mapping[str, Led] | None = None
+        """What was wanted when all of it was last seen to be led; None: there is something to begin or to end."""
+        self._sessions: dict[str, Leading] = {}
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._retry_at_s: dict[str, float] = {}
 
@@ -103,8 +97,13 @@ class LeaderSet:
         Returns:
             (replica name, region, entries of one real-time partition in offset order); no entries where only marks are due.
         """
-        wanted = self._wanted
         now_s = self._clock.monotonic_s()
+        if self._settled is not self._wanted:
+            self._reconcile(self._wanted, now_s)
+        batches = [batch for key in list(self._streams) for batch in self._read(key)]
+        return batches + [(name, s.led.region, []) for name, s in self._sessions.items() if now_s >= s.due_s and s.reading]
+
+    def _reconcile(self, wanted: Mapping[str, Led], now_s: float) -> None:
         for name in [name for name, session in self._sessions.items() if not _is_same(session.led, wanted.get(name))]:
             self._end(name)
         for name, led in wanted.items():
@@ -112,9 +111,9 @@ class LeaderSet:
             if session is None:
                 self._begin(led, now_s)
             elif not session.reading:
-                self._follow_declaration(session, now_s)
-        batches = [batch for key in list(self._streams) for batch in self._read(key)]
-        return batches + [(name, s.led.region, []) for name, s in self._sessions.items() if s.reading and _is_due(s, now_s)]
+                self._follow_declaration(session)
+        if len(self._sessions) == len(wanted) and all(session.reading for session in self._sessions.values()):
+            self._settled = wanted
 
     def merge(self, name: str, region: int, entries: Sequence[Entry]) -> Merged | None:
         """Merge entries that `poll` returned, and add the marks that are due; None if there is nothing to append.
@@ -125,52 +124,41 @@ class LeaderSet:
         if session is None or not session.reading or not self._leads(session):
             return None
         led = session.led
+        leader = session.leader
         try:
-            payloads = session.leader.merge(region, entries) + self._marks(session)
+            payloads = leader.opening() + leader.merge(region, entries)
+            if leader.poison:
+                self._set_aside(session)
+            payloads += session.marks(
+                self._clock.monotonic_s(),
+                self._clock.now_ms(),
+                busy=bool(payloads),
+                pause_max_s=self._heartbeat_s,
+                ends=partial(self._log.end_offsets, session.sources),
+            )
         except Corrupt as error:
             self._fail(session, error)
             self._replicas.condemn(led.store, led.version.number, led.partition)
             return None
-        except Unavailable as error:  # The replica was closed under the merge: a reader has found a corrupt block in it.
+        except VeniceError as error:  # The replica was closed under the merge, for a corrupt block; or the log does not answer.
             self._fail(session, error)
             return None
-        self._set_aside(session)
+        if entries:
+            session.read_ms[entries[-1].topic, entries[-1].partition] = entries[-1].timestamp_ms
         if not payloads:
             return None
         return Merged(name, session.number, version_topic(led.store, led.version.number), led.partition, payloads)
 
-    def _set_aside(self, session: _Session) -> None:
-        """Keep what could not be read on the dead-letter topic, byte for byte, for whoever finds out what it is."""
-        poison = session.leader.poison
-        if not poison:
-            return
-        topic = dead_letter_topic(session.led.store)
+    def _set_aside(self, session: Leading) -> None:
+        """Keep what cannot be merged on the dead-letter topic, byte for byte, for whoever finds out what it is."""
+        poison, led = session.leader.poison, session.led
         try:
-            self._log.create_topic(topic, 1)
-            offsets = self._log.append(topic, 0, [entry.payload for _, entry in poison])
-        except Unavailable:
-            return  # kept, and tried again with the next batch
-        for (region, entry), offset in zip(poison, offsets, strict=True):
-            log_event("record_refused", topic=entry.topic, region=region, partition=entry.partition, offset=entry.offset, kept_at=offset)
+            self._dead_letters.keep(led.store, poison)
+        except VeniceError as error:
+            raise Unavailable(f"records of {poison[0].topic} that cannot be merged cannot be set aside: {error}") from error
+        for letter in poison:
+            self._faults.add(led.name, "real_time", letter.fault, topic=letter.topic, partition=letter.partition, offset=letter.offset)
         poison.clear()
-
-    def _marks(self, session: _Session) -> list[bytes]:
-        """Inputs that changed nothing, and that a leader has caught up: said when it is time to look."""
-        now_s = self._clock.monotonic_s()
-        if not _is_due(session, now_s):
-            return []
-        session.looked_s = now_s
-        hybrid = session.led.version.hybrid
-        assert hybrid is not None, "only hybrid versions have leaders"
-        now_ms = self._clock.now_ms()
-        marks = session.leader.progress(now_ms)
-        if not session.caught_up:
-            # Asking the log takes its time, so this thread does it only until then.
-            lag_records = self._lag(session)
-            if lag_records is not None and lag_records <= hybrid.lag_records_max:
-                session.caught_up = True
-                marks += session.leader.caught_up(now_ms)
-        return marks
 
     def append(self, merged: Merged) -> None:
         """Append what was merged. If the log does not take it the session ends, and another one merges it again."""
@@ -182,10 +170,20 @@ class LeaderSet:
         except VeniceError as error:
             self._fail(session, error)
 
-    def lag(self, name: str) -> int | None:
-        """Real-time records left to merge; None if the partition is not led here, or the log cannot say. From any thread."""
+    def sources(self) -> list[tuple[str, int]]:
+        """(topic, partition) of everything that is merged here: what `look` wants the ends of. From any thread."""
+        return [at for session in list(self._sessions.values()) if session.reading for at in session.sources]
+
+    def look(self, now_ms: int, ends: Ends) -> None:
+        """Take note how far each leader is behind `ends`, which were asked for at `now_ms`. From any thread, one at a time."""
+        for session in list(self._sessions.values()):
+            if session.reading:
+                session.look(now_ms, ends)
+
+    def lag(self, name: str) -> Lag | None:
+        """How far a leader is behind, as of the last look; None if the partition is not led here. From any thread."""
         session = self._sessions.get(name)
-        return self._lag(session) if session is not None and session.reading else None
+        return session.lag if session is not None else None
 
     def close(self) -> None:
         """Stop reading; what was merged and not appended is merged again by the next session."""
@@ -205,16 +203,19 @@ class LeaderSet:
             term=led.term,
             session=number,
             start={
-                (start.region, start.partition): start.next_offset for start in version.start_offsets if self._reads(led, start.partition)
+                (start.region, start.partition): start.next_offset
+                for start in version.start_offsets
+                if start.partition in led.real_time_partitions
             },
+            is_registered=partial(self._is_registered, led.store),
         )
         try:
             self._log.append(version_topic(led.store, version.number), led.partition, [leader.declaration(self._clock.now_ms())])
         except VeniceError:
             return  # tried again after the pause
-        self._sessions[led.name] = _Session(led, leader, number)
+        self._sessions[led.name] = Leading(led, leader, number, LagMeter(version.created_ms))
 
-    def _follow_declaration(self, session: _Session, now_s: float) -> None:
+    def _follow_declaration(self, session: Leading) -> None:
         if not self._leads(session):
             return
         led = session.led
@@ -229,19 +230,22 @@ class LeaderSet:
             self._fail(session, error)
             return
         session.reading = True
-        session.looked_s = now_s
         log_event("leader_started", replica=led.name, term=led.term)
 
     def _assign(self, stream: _Stream, led: Led) -> None:
         """Read each of the partition's real-time partitions from the least offset any session of the stream needs."""
         topic = real_time_topic(led.store)
-        for partition in self._real_time_partitions(led):
-            needed = [
-                session.leader.offsets.get((session.led.region, partition), 0)
+        for partition in led.real_time_partitions:
+            needed = {
+                session.led.name: session.leader.offsets.get((session.led.region, partition), 0)
                 for session in stream.sessions.values()
-                if self._reads(session.led, partition)
-            ]
-            stream.reader.assign(topic, partition, max(min(needed), self._log.start_offset(topic, partition)))
+                if partition in session.led.real_time_partitions
+            }
+            start = self._log.start_offset(topic, partition)
+            stream.reader.assign(topic, partition, max(min(needed.values()), start))
+            if needed[led.name] < start:
+                lost = start - needed[led.name]
+                self._faults.add(led.name, "real_time", Fault.MISSING, topic=topic, partition=partition, offset=start, count=lost)
 
     def _read(self, key: tuple[str, int]) -> list[tuple[str, int, list[Entry]]]:
         stream = self._streams[key]
@@ -249,6 +253,11 @@ class LeaderSet:
             entries = stream.reader.poll(records_max=MERGE_RECORDS_MAX)
         except (Unavailable, NotFound):
             return []  # positions are kept; a deleted topic goes with its store
+        except InvalidRequest:  # What was to be read was deleted: what is left is merged, what is lost is counted.
+            for session in stream.sessions.values():
+                with suppress(VeniceError):
+                    self._assign(stream, session.led)
+            return []
         by_partition: dict[int, list[Entry]] = {}
         for entry in entries:
             by_partition.setdefault(entry.partition, []).append(entry)
@@ -256,10 +265,10 @@ class LeaderSet:
             (session.led.name, session.led.region, batch)
             for partition, batch in by_partition.items()
             for session in stream.sessions.values()
-            if self._reads(session.led, partition)
+            if partition in session.led.real_time_partitions
         ]
 
-    def _leads(self, session: _Session) -> bool:
+    def _leads(self, session: Leading) -> bool:
         """Whether the session is accepted; one that is over is ended, and begun anew after a pause if still wanted."""
         fold = self._replicas.fold_of(session.led.name)
         if fold is None:
@@ -271,13 +280,14 @@ class LeaderSet:
             self._end(session.led.name)
         return standing is Standing.LEADING
 
-    def _fail(self, session: _Session, error: VeniceError) -> None:
+    def _fail(self, session: Leading, error: VeniceError) -> None:
         """End a session that the log let down; another one begins after a pause, from what was folded of this one."""
         log_event("leader_failed", replica=session.led.name, reason=str(error))
         self._end(session.led.name)
 
     def _end(self, name: str) -> None:
         session = self._sessions.pop(name)
+        self._settled = None
         key = (session.led.store, session.led.version.number)
         stream = self._streams.get(key)
         if stream is None or stream.sessions.pop(session.led.partition, None) is None:
@@ -286,29 +296,7 @@ class LeaderSet:
             stream.reader.close()
             del self._streams[key]
 
-    def _lag(self, session: _Session) -> int | None:
-        topic = real_time_topic(session.led.store)
-        offsets = session.leader.offsets
-        try:
-            return sum(
-                max(0, self._log.end_offset(topic, partition) - offsets.get((session.led.region, partition), 0))
-                for partition in self._real_time_partitions(session.led)
-            )
-        except (Unavailable, NotFound):
-            return None
-
-    @staticmethod
-    def _real_time_partitions(led: Led) -> Sequence[int]:
-        return real_time_partitions(led.partition, led.version.partition_count, led.version.real_time_partitions)
-
-    def _reads(self, led: Led, partition: int) -> bool:
-        return partition in self._real_time_partitions(led)
-
 
 def _is_same(led: Led, wanted: Led | None) -> bool:
     """Whether a session goes on: a version whose status changes, at its swap, is led as before."""
     return wanted is not None and (led.term, led.region, led.version.topic_id) == (wanted.term, wanted.region, wanted.version.topic_id)
-
-
-def _is_due(session: _Session, now_s: float) -> bool:
-    return now_s - session.looked_s >= (PROGRESS_S if session.caught_up else LAG_S)

@@ -258,6 +258,16 @@ class Graveyard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultCount:
+    """Faulty records of one kind that a replica, or its leader, has met since its process started."""
+
+    topic: str
+    """`version` or `real_time`: which topic they stood in."""
+    fault: Fault
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
     """What a worker says of one replica."""
 

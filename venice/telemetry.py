@@ -42,8 +42,9 @@ EventName = Literal[
     # Leaders, said by the worker that leads.
     "leader_started",  # its session was accepted; it merges from here on
     "leader_fenced",  # another session was accepted after it
-    "record_refused",  # a real-time record that cannot be read was set aside on the store's dead-letter topic
     "leader_failed",  # the log did not take its records; a new session merges them again
+    # Records, said by whoever folds or merges them.
+    "record_faulty",  # see `fault`; said at once and then once a minute, with how many there were
 ]
 
 _LEVELS: Final[Mapping[EventName, str]] = {
@@ -53,7 +54,7 @@ _LEVELS: Final[Mapping[EventName, str]] = {
     "version_killed": "warning",
     "replica_failed": "error",
     "leader_fenced": "warning",
-    "record_refused": "error",
+    "record_faulty": "error",
     "leader_failed": "warning",
 }
 """How bad an event is, where it is not plain information."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from venice.errors import Corrupt
-from venice.ingest import ReplicaFold
+from venice.ingest import Met, ReplicaFold
 from venice.log import Entry
 from venice.model import Fault
 from venice.record import Kind, Origin, Record, Vector, encode
@@ -215,7 +215,7 @@ def test_a_hole_in_the_log_is_looked_up_once_and_stands_until_another_session() 
     topic = Topic(*records)
     fold = topic.folded()
     assert topic.read_anew == [(2, 3)]
-    assert (fold.counts.missing, fold.met[Fault.MISSING], fold.stuck_at) == (3, 4, 2)
+    assert (fold.counts.missing, fold.met[Fault.MISSING], fold.stuck_at) == (3, Met(3, 4), 2)
     fold.fold(entries(*lead(8, b"7"), first=5))
     assert fold.stuck_at is None
     assert values(fold) == {b"k1": b"7"}
@@ -266,4 +266,4 @@ def test_values_of_a_schema_that_is_not_known_are_applied_and_noted() -> None:
     fold = ReplicaFold(MemoryStorage(IDENTITY), schemas=(2,))
     fold.fold(entries(*lead(7, b"1", b"2")))
     assert values(fold) == {b"k1": b"1", b"k2": b"2"}
-    assert (fold.strange[1].count, fold.strange[1].first_offset) == (2, 1)
+    assert fold.strange == {1: Met(2, 2)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,10 +12,13 @@ import pytest
 from replica_bench import PARTITIONS, Bench
 
 from venice.clock import SystemClock
-from venice.leaders import LeaderSet, Led
-from venice.log import PAYLOAD_BYTES_MAX
-from venice.model import HybridConfig, ReplicaState, StartOffset, Version, VersionStatus
-from venice.naming import dead_letter_topic, real_time_topic
+from venice.dead_letter import DeadLetter, decode_letters
+from venice.faults import FaultLedger
+from venice.leaders import LeaderSet, Merged
+from venice.leading import Led
+from venice.log import PAYLOAD_BYTES_MAX, Entry
+from venice.model import Fault, HybridConfig, ReplicaState, StartOffset, Version, VersionStatus
+from venice.naming import dead_letter_topic, real_time_topic, replica_name
 from venice.record import Kind, Origin, Record, encode
 from venice.rules.partitioning import partition_of
 from venice.storage.format import decode_value
@@ -27,9 +30,18 @@ _SESSIONS = count(1)
 class Worker:
     """A process's replicas and leaders, driven in turns."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, registered: Collection[int] | None = None) -> None:
         self.bench = bench
-        self.leaders = LeaderSet(bench.replicas, bench.log, clock=SystemClock(), sessions=lambda: next(_SESSIONS))
+        self.faults = FaultLedger(SystemClock())
+        self.asked: list[int] = []
+        self.leaders = LeaderSet(
+            bench.replicas,
+            bench.log,
+            clock=SystemClock(),
+            sessions=lambda: next(_SESSIONS),
+            faults=self.faults,
+            is_registered=lambda store, schema_id: self.asked.append(schema_id) or registered is None or schema_id in registered,
+        )
 
     def lead(self, version: Version, term: int) -> None:
         self.leaders.want([Led("s", version, partition, term, 0) for partition in range(PARTITIONS)])
@@ -37,10 +49,16 @@ class Worker:
     def step(self) -> None:
         for name, entries in self.bench.replicas.poll(timeout_s=0.001):
             self.bench.replicas.fold(name, entries)
+        for one in self.merged():
+            self.leaders.append(one)
+
+    def merged(self) -> list[Merged]:
         merged = [self.leaders.merge(name, region, entries) for name, region, entries in self.leaders.poll()]
-        for one in merged:
-            if one is not None:
-                self.leaders.append(one)
+        return [one for one in merged if one is not None]
+
+    def look(self) -> None:
+        now_ms = SystemClock().now_ms()
+        self.leaders.look(now_ms, self.bench.log.end_offsets(self.leaders.sources()))
 
     def get(self, number: int, key: bytes) -> bytes | None:
         storage = self.bench.replicas.open["s", number][partition_of(key, PARTITIONS)]
@@ -176,9 +194,131 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_the_others_go_on(bench: B
     bench.log.append(real_time_topic("s"), partition, [b"poison"])
     write(bench, KEYS[0], b"1", 100)
     until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[0]) == b"1", worker)
-    kept = bench.log.reader({(dead_letter_topic("s"), 0): 0})
-    assert [entry.payload for entry in kept.poll(timeout_s=5)] == [b"poison"]
-    kept.close()
+    (letter,) = letters(bench)
+    assert (letter.topic, letter.partition, letter.offset, letter.payload) == (real_time_topic("s"), partition, 0, b"poison")
+    assert letter.fault is Fault.CORRUPT
+    assert "checksum" in letter.reason
+
+
+def letters(bench: Bench) -> list[DeadLetter]:
+    topic = dead_letter_topic("s")
+    reader = bench.log.reader({(topic, 0): 0})
+    entries: list[Entry] = []
+    while len(entries) < bench.log.end_offset(topic, 0):
+        entries += reader.poll(timeout_s=1)
+    reader.close()
+    return [letter for _, letter in decode_letters(entries)]
+
+
+def faults(worker: Worker, partition: int) -> dict[tuple[str, Fault], int]:
+    return {(found.topic, found.fault): found.count for found in worker.faults.of(replica_name("s", 1, partition))}
+
+
+def test_every_kind_of_poison_is_set_aside_and_counted(bench: Bench) -> None:
+    worker = Worker(bench, registered={1})
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    worker.lead(version, term=1)
+    partition = partition_of(KEYS[0], PARTITIONS)
+    poison = [
+        b"garbage",
+        encode(Record(Kind.PUT, key=KEYS[0], value=b"x", schema_id=7, origin=Origin.REAL_TIME, timestamp_ms=900)),
+        encode(Record(Kind.UPDATE, key=KEYS[0], value=b"x", schema_id=1, update_schema_id=1, origin=Origin.REAL_TIME, timestamp_ms=900)),
+    ]
+    marks = [encode(Record(Kind.HEARTBEAT, timestamp_ms=5)), encode(Record(Kind.END_OF_PUSH))]
+    bench.log.append(real_time_topic("s"), partition, [*poison, *marks])
+    write(bench, KEYS[0], b"1", 100)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[0]) == b"1", worker)
+    found = letters(bench)
+    assert [letter.payload for letter in found] == poison
+    assert [letter.fault for letter in found] == [Fault.CORRUPT, Fault.UNREGISTERED, Fault.UNSUPPORTED]
+    assert faults(worker, partition) == {("real_time", letter.fault): 1 for letter in found}
+    assert worker.asked == [1, 7] or worker.asked == [7, 1], "a schema that the store has is asked for once"
+
+
+def test_a_record_is_set_aside_once_by_all_leaders_of_a_process(bench: Bench) -> None:
+    worker = Worker(bench)
+    first, second = hybrid(bench, 1, {}), hybrid(bench, 2, {})
+    bench.want(first, second)
+    bench.log.append(real_time_topic("s"), 0, [b"poison"])
+    worker.leaders.want([Led("s", version, partition, 1, 0) for version in (first, second) for partition in range(PARTITIONS)])
+    until(lambda: {len(bench.replicas.open.get(("s", n), {})) for n in (1, 2)} == {PARTITIONS}, worker)
+    until(lambda: len(list(worker.faults.all())) == 2, worker)
+    assert len(letters(bench)) == 1
+
+
+def test_nothing_goes_on_while_poison_cannot_be_set_aside(bench: Bench) -> None:
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    bench.log.create_topic(dead_letter_topic("s"), 2)  # not as the leader needs it
+    partition = partition_of(KEYS[0], PARTITIONS)
+    bench.log.append(real_time_topic("s"), partition, [b"poison"])
+    write(bench, KEYS[0], b"1", 100)
+    worker.lead(version, term=1)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS - 1, worker)
+    for _ in range(50):
+        worker.step()
+    assert bench.replicas.open["s", 1].keys() == {1 - partition}
+    bench.log.delete_topic(dead_letter_topic("s"))
+    until(lambda: len(bench.replicas.open["s", 1]) == PARTITIONS and worker.get(1, KEYS[0]) == b"1", worker)
+    assert len(letters(bench)) == 1
+
+
+def test_a_damaged_record_of_a_session_is_merged_again_by_the_next(bench: Bench, tmp_path: Path) -> None:
+    other_bench = Bench(tmp_path / "one", replicas=tmp_path / "other")
+    worker, follower = Worker(bench), Worker(other_bench)
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    other_bench.want(version)
+    worker.lead(version, term=1)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS, worker)
+    partition = partition_of(KEYS[0], PARTITIONS)
+    before = bench.replicas.open["s", 1][partition].position.session
+    write(bench, KEYS[0], b"1", 100)
+    damaged = None
+    while damaged is None:
+        damaged = next((one for one in worker.merged() if one.name == replica_name("s", 1, partition)), None)
+    bench.log.append(damaged.topic, damaged.partition, [b"damaged on its way" for _ in damaged.payloads])
+    write(bench, KEYS[0], b"2", 200)
+
+    def healed(each: Worker) -> bool:
+        opened = each.bench.replicas.open.get(("s", 1), {})
+        return len(opened) == PARTITIONS and each.get(1, KEYS[0]) == b"2"
+
+    until(lambda: healed(worker) and healed(follower), worker, follower)
+    ours, theirs = (each.replicas.open["s", 1][partition] for each in (bench, other_bench))
+    assert ours.position.session != before
+    assert list(ours.scan()) == list(theirs.scan())
+    other_bench.replicas.close()
+    other_bench.log.close()
+
+
+def test_an_idle_leader_beats_less_and_less_often_and_lag_is_seen(bench: Bench) -> None:
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {})
+    bench.want(version)
+    worker.lead(version, term=1)
+    partition = partition_of(KEYS[0], PARTITIONS)
+    name = replica_name("s", 1, partition)
+
+    def fresh_ms() -> int:
+        fold = bench.replicas.fold_of(name)
+        return fold.fresh_ms if fold is not None else 0
+
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS, worker)
+    assert worker.leaders.lag(name) is None
+    write(bench, KEYS[0], b"1", 100)
+    worker.look()
+    lag = worker.leaders.lag(name)
+    assert lag is not None
+    assert lag.records == 1
+    until(lambda: worker.get(1, KEYS[0]) == b"1", worker)
+    worker.look()
+    assert worker.leaders.lag(name) == (0, 0.0)
+    looked_ms = SystemClock().now_ms()
+    worker.look()
+    until(lambda: fresh_ms() >= looked_ms, worker)
 
 
 def test_a_write_that_the_version_topic_could_not_take_is_set_aside(bench: Bench) -> None:
@@ -191,7 +331,9 @@ def test_a_write_that_the_version_topic_could_not_take_is_set_aside(bench: Bench
     write(bench, KEYS[1], b"1", 100)
     until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[1]) == b"1", worker)
     until(lambda: dead_letter_topic("s") in bench.log.topics(), worker)
-    assert bench.log.end_offset(dead_letter_topic("s"), 0) == 1
+    (letter,) = letters(bench)
+    assert (letter.fault, len(letter.payload)) == (Fault.OVERSIZED, PAYLOAD_BYTES_MAX)
+    assert bench.log.end_offset(dead_letter_topic("s"), 0) == 2, "with a letter around it, it is larger than a log takes"
     assert worker.get(1, KEYS[0]) == b"row"
 
 
