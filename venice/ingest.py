@@ -25,6 +25,7 @@ from venice.model import Fault
 from venice.record import Kind, Origin, Record, Vector
 from venice.storage import Mutation, PartitionStorage, Position
 from venice.storage.format import encode_value
+from venice.storage.leader_run import leader_run
 
 Reread = Callable[[int, int], Iterable[Entry]]
 """(first offset, offset after the last) → what the log holds there, read anew."""
@@ -133,10 +134,17 @@ class ReplicaFold:
         before = self.storage.position
         after = before
         mutations: list[Mutation] = []
-        for entry in entries:
-            if entry.offset < after.next_offset:
-                continue
-            after = replace(self._accept(entry, after, mutations), next_offset=entry.offset + 1)
+        left = entries if entries and entries[0].offset >= before.next_offset else [e for e in entries if e.offset >= before.next_offset]
+        while left:
+            run = leader_run(left, after, self.schemas)
+            if run.mutations:
+                mutations += run.mutations
+                count = len(run.mutations)
+                after = replace(after, next_offset=left[count - 1].offset + 1, sequence=after.sequence + count, vector=run.vector)
+            else:
+                count = 1
+                after = replace(self._accept(left[0], after, mutations), next_offset=left[0].offset + 1)
+            left = left[count:]
         if after != before:
             self.storage.apply(mutations, after)
             self.folded_ms = entries[-1].timestamp_ms

@@ -18,7 +18,7 @@ from venice.faults import FaultLedger
 from venice.lag import Ends, Lag, LagMeter
 from venice.leader import Leader, Standing
 from venice.leading import PROGRESS_S, Leading, Led
-from venice.log import Entry, Log, Reader
+from venice.log import Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
@@ -258,12 +258,9 @@ class LeaderSet:
                 with suppress(VeniceError):
                     self._assign(stream, session.led)
             return []
-        by_partition: dict[int, list[Entry]] = {}
-        for entry in entries:
-            by_partition.setdefault(entry.partition, []).append(entry)
         return [
             (session.led.name, session.led.region, batch)
-            for partition, batch in by_partition.items()
+            for (_, partition), batch in by_partition(entries).items()
             for session in stream.sessions.values()
             if partition in session.led.real_time_partitions
         ]

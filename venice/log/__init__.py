@@ -8,6 +8,8 @@ reused, not even after a prefix was deleted. Gaps are allowed: a reader takes th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
@@ -26,6 +28,20 @@ class Entry(NamedTuple):
     timestamp_ms: int
     """When the log accepted the record (`LogAppendTime`); never smaller than the one before it in its partition."""
     payload: bytes
+
+
+_PLACE = itemgetter(0, 1)
+
+
+def by_partition(entries: Iterable[Entry]) -> dict[tuple[str, int], list[Entry]]:
+    """(topic, partition) → its entries, in their order. Readers return long runs of one partition, which makes this cheap."""
+    found: dict[tuple[str, int], list[Entry]] = {}
+    for place, run in groupby(entries, _PLACE):
+        if place in found:
+            found[place].extend(run)
+        else:
+            found[place] = list(run)
+    return found
 
 
 class Reader(Protocol):
