@@ -30,6 +30,15 @@ class Bench:
         self.incarnations = count()
         self.replicas = self.open()
 
+    @classmethod
+    def beside(cls, other: Bench, folder: Path) -> Bench:
+        """Another process over the same log and blobs; close only its replicas."""
+        made = cls.__new__(cls)
+        made.folder, made.replicas_folder, made.log = other.folder, folder, other.log
+        made.incarnations = count(1000)
+        made.replicas = made.open()
+        return made
+
     def open(self) -> ReplicaSet:
         return ReplicaSet(
             self.replicas_folder,

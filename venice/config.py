@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     worker_port: int = Field(7100, ge=1, le=65535, description="Port of the first worker; the others follow it.")
     retire_grace_s: float = Field(5.0, ge=0, description="How long a retired version stays open for reads under way.")
     push_lease_s: float = Field(15.0, gt=0, description="A push silent for so long is taken for dead.")
+    checkpoint_records: int = Field(
+        100_000,
+        ge=0,
+        description="A partition of a hybrid store has a checkpoint after so many records, or as many as it has rows; 0: none.",
+    )
+    checkpoint_s: float = Field(600.0, ge=0, description="Seconds between two checkpoints of a partition at least.")
+    topic_margin_s: float = Field(3600.0, ge=0, description="Topics keep what is younger, also where checkpoints hold it.")
     log_json: bool = Field(False, description="Processes log JSON objects, one a line, instead of plain text.")
 
     @property

@@ -10,19 +10,19 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 
+from venice.attaching import Attacher
 from venice.clock import Clock
-from venice.errors import Corrupt, NotFound, Unavailable, VeniceError
+from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.ingest import ReplicaFold
 from venice.log import Entry, Log
-from venice.model import ReplicaReport, ReplicaState, SnapshotRef, Version
+from venice.model import Checkpoint, ReplicaReport, ReplicaState, Version
 from venice.naming import replica_name, replica_of_topic, version_topic
-from venice.storage import Identity, PartitionStorage
-from venice.storage.snapshot import Manifest, attach, open_replica, read_manifest
+from venice.storage import PartitionStorage
 from venice.telemetry import log_event
 
 OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
@@ -42,6 +42,8 @@ class Wanted:
     store: str
     version: Version
     partition: int
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """Of the partition, newest first: what a new replica of a hybrid version is made of rather than of the version's snapshot."""
 
     @property
     def name(self) -> str:
@@ -59,23 +61,6 @@ class _Replica:
     error: str = ""
     retry_at_s: float = 0.0
     retire_at_s: float | None = None
-
-
-@dataclass(slots=True)
-class _Manifests:
-    """Manifests by reference, read once for all partitions of a version."""
-
-    lock: Lock = field(default_factory=Lock)
-    by_sha: dict[str, Manifest] = field(default_factory=dict)
-
-    def get(self, ref: SnapshotRef) -> Manifest:
-        with self.lock:
-            found = self.by_sha.get(ref.sha256)
-            if found is None:
-                found = self.by_sha[ref.sha256] = read_manifest(ref)
-                while len(self.by_sha) > 8:
-                    del self.by_sha[next(iter(self.by_sha))]
-            return found
 
 
 class ReplicaSet:
@@ -105,10 +90,9 @@ class ReplicaSet:
         self._log = log
         self._reader = log.reader()
         self._clock = clock
-        self._ids = ids
         self._grace_s = grace_s
         self._attachers = ThreadPoolExecutor(attachers, thread_name_prefix="attach")
-        self._manifests = _Manifests()
+        self._attacher = Attacher(folder, log, ids)
         self._replicas: dict[str, _Replica] = {}
         self._lock = Lock()
         self._wanted: Mapping[str, Wanted] | None = None
@@ -148,6 +132,9 @@ class ReplicaSet:
         except NotFound:
             self._drop_deleted_topics()
             return []
+        except InvalidRequest as error:
+            self._replace_overtaken(error)
+            return []
         except Unavailable:
             # Positions are kept, and what is open goes on being read: all that is missing is what is new.
             self._clock.sleep(timeout_s)
@@ -173,6 +160,12 @@ class ReplicaSet:
         """The fold of a replica that is attached, ready or not. For the thread that polls and folds."""
         replica = self._replicas.get(name)
         return replica.fold if replica is not None and replica.retire_at_s is None else None
+
+    def storage_of(self, name: str) -> PartitionStorage | None:
+        """The storage of a replica that is attached, ready or not. From any thread: it may be closed at any moment."""
+        with self._lock:
+            fold = self.fold_of(name)
+            return fold.storage if fold is not None else None
 
     def reports(self) -> tuple[ReplicaReport, ...]:
         """The state of every wanted replica. From any thread."""
@@ -210,7 +203,7 @@ class ReplicaSet:
             elif replica.attaching is not None and replica.attaching.done():
                 self._finish(replica, replica.attaching, now_s)
                 changed = True
-            elif replica.state is ReplicaState.ERROR and replica.attaching is None and now_s >= replica.retry_at_s:
+            elif replica.fold is None and replica.attaching is None and now_s >= replica.retry_at_s:
                 self._start(replica)
         if changed:
             self._publish()
@@ -231,30 +224,10 @@ class ReplicaSet:
 
     def _start(self, replica: _Replica) -> None:
         replica.state, replica.error = ReplicaState.ATTACHING, ""
-        replica.attaching = self._attachers.submit(self._open_or_attach, replica.wanted)
-
-    def _open_or_attach(self, wanted: Wanted) -> PartitionStorage:
-        version = wanted.version
-        assert version.snapshot is not None, "only sealed versions are wanted"
-        folder = self._folder / wanted.name
-        try:
-            found = open_replica(folder)
-        except Corrupt:
-            found = None
-        if found is not None:
-            if (found.identity.topic_id, found.identity.snapshot_sha256) == (version.topic_id, version.snapshot.sha256):
-                return found
-            found.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        identity = Identity(
-            store=wanted.store,
-            version=version.number,
-            partition=wanted.partition,
-            topic_id=version.topic_id,
-            incarnation=self._ids(),
-            snapshot_sha256=version.snapshot.sha256,
+        wanted = replica.wanted
+        replica.attaching = self._attachers.submit(
+            self._attacher.open_or_attach, wanted.store, wanted.version, wanted.partition, wanted.checkpoints
         )
-        return attach(version.snapshot, self._manifests.get(version.snapshot), identity, folder)
 
     def _finish(self, replica: _Replica, attached: Future[PartitionStorage], now_s: float) -> None:
         replica.attaching = None
@@ -266,6 +239,9 @@ class ReplicaSet:
                 raise Corrupt(f"topic {topic} is not the one version {replica.wanted.version.number} was created with")
             replica.target = self._log.end_offset(topic, replica.wanted.partition)
             self._reader.assign(topic, replica.wanted.partition, replica.fold.next_offset)
+        except Unavailable as error:
+            # Not the replica's fault, so a version that is being pushed must not fail of it.
+            self._fail(replica, str(error), now_s, ReplicaState.ATTACHING)
         except VeniceError as error:
             self._fail(replica, str(error), now_s)
         except Exception as error:  # noqa: BLE001 - whatever ails one replica must not stop the others of this process
@@ -274,9 +250,9 @@ class ReplicaSet:
             replica.state = ReplicaState.READY if _is_ready(replica, replica.fold) else ReplicaState.FOLLOWING
             log_event("replica_ready", replica=replica.wanted.name, rows=storage.row_count)
 
-    def _fail(self, replica: _Replica, error: str, now_s: float) -> None:
+    def _fail(self, replica: _Replica, error: str, now_s: float, state: ReplicaState = ReplicaState.ERROR) -> None:
         self._close(replica)
-        replica.state, replica.error, replica.retry_at_s = ReplicaState.ERROR, error, now_s + RETRY_S
+        replica.state, replica.error, replica.retry_at_s = state, error, now_s + RETRY_S
         log_event("replica_failed", replica=replica.wanted.name, reason=error)
 
     def _publish(self) -> None:
@@ -306,6 +282,24 @@ class ReplicaSet:
             self._reader.unassign(version_topic(wanted.store, wanted.version.number), wanted.partition)
             replica.fold.storage.close()
             replica.fold = None
+
+    def _replace_overtaken(self, error: InvalidRequest) -> None:
+        """Make a replica anew whose next records were deleted unread: a checkpoint covers them, and what it holds is old."""
+        with self._lock:
+            for replica in self._replicas.values():
+                wanted = replica.wanted
+                topic = version_topic(wanted.store, wanted.version.number)
+                if replica.fold is None or (topic, wanted.partition) != (error.data.get("topic"), error.data.get("partition")):
+                    continue
+                if replica.retire_at_s is not None:
+                    self._reader.unassign(topic, wanted.partition)
+                    return
+                log_event("replica_overtaken", replica=wanted.name, next_offset=replica.fold.next_offset)
+                self._close(replica)
+                self._start(replica)
+                self._publish()
+                return
+        raise error
 
     def _drop_deleted_topics(self) -> None:
         """Stop reading topics that were deleted with their version; the catalog retires their replicas soon."""

@@ -39,12 +39,18 @@ EventName = Literal[
     "replica_ready",
     "replica_failed",  # see `reason`; tried again after a pause
     "replica_retired",
+    "replica_overtaken",  # what it had to fold next was trimmed: it is made anew from a checkpoint
+    "checkpoint_written",  # by the worker that leads
+    "checkpoint_failed",  # see `reason`; tried again after a pause
+    "checkpoint_unusable",  # found missing or damaged by a replica to be made of it, which takes the next source
     # Leaders, said by the worker that leads.
     "leader_started",  # its session was accepted; it merges from here on
     "leader_fenced",  # another session was accepted after it
     "leader_failed",  # the log did not take its records; a new session merges them again
     # Records, said by whoever folds or merges them.
     "record_faulty",  # see `fault`; said at once and then once a minute, with how many there were
+    # Topics, said by the controller.
+    "topic_trimmed",  # what lay before an offset was deleted, because checkpoints hold it
 ]
 
 _LEVELS: Final[Mapping[EventName, str]] = {
@@ -53,6 +59,9 @@ _LEVELS: Final[Mapping[EventName, str]] = {
     "version_failed": "warning",
     "version_killed": "warning",
     "replica_failed": "error",
+    "replica_overtaken": "warning",
+    "checkpoint_failed": "warning",
+    "checkpoint_unusable": "error",
     "leader_fenced": "warning",
     "record_faulty": "error",
     "leader_failed": "warning",

@@ -203,7 +203,7 @@ class DaVinciClient:
             return
         serving = self._view.version if self._view is not None else NO_VERSION
         wanted = [
-            Wanted(self.store, version, partition)
+            Wanted(self.store, version, partition, catalog.kept(self.store, version.number, partition))
             for version in store.versions
             if version.snapshot is not None and _concerns(version, store, serving)
             for partition in range(version.partition_count)

@@ -19,7 +19,7 @@ from venice.clock import Clock
 from venice.control.encoding import from_json, to_json
 from venice.errors import Corrupt, Unavailable, VeniceError
 from venice.log import Entry, Log, Reader
-from venice.model import Assignment, EntityKind, Graveyard, Node, PartitionCheckpoints, Region, Store, Worker
+from venice.model import Assignment, Checkpoint, EntityKind, Graveyard, Node, PartitionCheckpoints, Region, Store, Worker
 from venice.naming import CATALOG_TOPIC, replica_name, version_topic
 from venice.record import Kind, Record, decode, encode
 
@@ -62,6 +62,11 @@ class Catalog:
 
     def worker(self, worker_id: str) -> Worker | None:
         return self.workers.get(worker_id)
+
+    def kept(self, store: str, version: int, partition: int) -> tuple[Checkpoint, ...]:
+        """A partition's checkpoints, newest first."""
+        found = self.checkpoints.get((store, version, partition))
+        return found.kept if found is not None else ()
 
     def position(self, key: str) -> int:
         """What a record that replaces the entity must name; 0 if there is none."""

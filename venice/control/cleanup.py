@@ -6,66 +6,16 @@ a controller that died in the middle needs no memory. Only names the catalog has
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from venice.clock import Clock
+from venice.control.blobs import Blobs
 from venice.control.catalog import Catalog
-from venice.errors import Corrupt, InvalidRequest
+from venice.control.checkpoints import is_superseded
 from venice.log import Log
 from venice.model import Version, VersionStatus
-from venice.naming import dead_letter_topic, parse_version_topic, real_time_topic, snapshot_folder, version_topic
+from venice.naming import dead_letter_topic, parse_checkpoint_name, parse_version_topic, real_time_topic
 from venice.rules.lifecycle import FAILED
-from venice.storage.manifest import Manifest
-
-
-class Blobs:
-    """The folder that holds sealed snapshots: `<store>/<store>_v<N>/<attempt>`. The one place of control that knows so."""
-
-    def __init__(self, root: str) -> None:
-        self._root = Path(root)
-
-    def attempt(self, store: str, version: int, attempt: str) -> str:
-        """Where one attempt of a push writes."""
-        return str(self._root / snapshot_folder(store, version, attempt))
-
-    def check_attempt(self, uri: str, store: str, version: int) -> None:
-        """Raises InvalidRequest unless `uri` is an attempt's folder of this version."""
-        parent = self._root / store / version_topic(store, version)
-        if Path(uri).parent != parent:
-            raise InvalidRequest(f"snapshot {uri!r} does not lie in {parent}", hint="seal the folder that the push was given")
-
-    def check_files(self, uri: str, manifest: Manifest) -> None:
-        """Raises Corrupt unless every file of the manifest is there, as long as it says. Their bytes are checked by the workers."""
-        for file in manifest.files:
-            try:
-                size = (Path(uri) / file.name).stat().st_size
-            except OSError as error:
-                raise Corrupt(f"snapshot {uri}: {file.name} cannot be read: {error.strerror}", hint="push again") from error
-            if size != file.size:
-                raise Corrupt(f"snapshot {uri}: {file.name} has {size} bytes, not {file.size}", hint="push again")
-
-    def attempts(self, stores: Iterator[str]) -> Iterator[tuple[str, int, str]]:
-        """(store, version, uri) of every attempt's folder that is there."""
-        for store in stores:
-            for version_folder in _folders(self._root / store):
-                parsed = parse_version_topic(version_folder.name)
-                if parsed is not None and parsed[0] == store:
-                    for attempt in _folders(version_folder):
-                        yield store, parsed[1], str(attempt)
-
-    def delete(self, uri: str, *, store_is_gone: bool) -> None:
-        """Delete an attempt's folder, and its version's if that becomes empty. Raises OSError.
-
-        The store's own folder goes only with its store: a push that begins could be making its folders in it.
-        """
-        folder = Path(uri)
-        shutil.rmtree(folder)
-        for parent in (folder.parent, folder.parent.parent)[: 1 + store_is_gone]:
-            if any(parent.iterdir()):
-                return
-            parent.rmdir()
 
 
 class Cleanup:
@@ -136,6 +86,8 @@ def _is_stale(catalog: Catalog, store: str, number: int, uri: str) -> bool:
         return _is_left(catalog, store, number)
     if version.status in FAILED:
         return True
+    if parse_checkpoint_name(Path(uri).name) is not None:
+        return is_superseded(catalog, store, number, uri)
     # Attempts that lost to the sealed one; before the seal, any may still win.
     return version.snapshot is not None and version.snapshot.uri != uri and version.status is not VersionStatus.STARTED
 
@@ -143,10 +95,3 @@ def _is_stale(catalog: Catalog, store: str, number: int, uri: str) -> bool:
 def _version(catalog: Catalog, store: str, number: int) -> Version | None:
     found = catalog.stores.get(store)
     return found.version(number) if found is not None else None
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -17,12 +17,14 @@ from random import Random
 from venice.clock import Clock
 from venice.control import pushes, stores, topics, upkeep
 from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
+from venice.control.blobs import Blobs
 from venice.control.catalog import Catalog, Entity
-from venice.control.cleanup import Blobs, Cleanup
+from venice.control.checkpoints import Trimmer, recorded, reported
+from venice.control.cleanup import Cleanup
 from venice.control.policy import Policy
-from venice.control.reports import LIVE_S, Reports
+from venice.control.reports import Reports
 from venice.control.session import Session
-from venice.control.views import node_infos, version_info
+from venice.control.views import health, node_infos, version_info
 from venice.errors import Conflict, Unavailable, VeniceError
 from venice.log import Entry, Log
 from venice.model import HybridConfig, SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
@@ -58,6 +60,7 @@ class Controller:
         self._on_stop = on_stop
         self._blobs = Blobs(policy.blobs_url)
         self._cleanup = Cleanup(log, self._blobs, clock, 2 * policy.retire_grace_s)
+        self._trimmer = Trimmer(log, self._blobs, clock, policy.topic_margin_s)
         self._session = Session(log, clock, rng)
         self._reports = Reports(log, clock)
         self._lock = threading.RLock()
@@ -261,19 +264,7 @@ class Controller:
     def health(self) -> Health:
         """Always answers, also when the controller has stopped."""
         with self._lock:
-            catalog = self.catalog
-            stopped = [f"stopped: {self._stopped_by}"] if self._stopped_by is not None else []
-            return Health(
-                ok=self._stopped_by is None,
-                region=self._policy.region,
-                term=self._session.term,
-                session=self._session.id,
-                catalog_sequence=catalog.sequence,
-                stores=len(catalog.stores),
-                workers=len(catalog.workers),
-                workers_live=sum(self._reports.silent_s(worker) <= LIVE_S for worker in catalog.workers),
-                problems=(*self._reports.problems, *self._problems, *stopped),
-            )
+            return health(self._policy.region, self._session, self._reports, self._problems, self._stopped_by)
 
     # What happens by itself.
 
@@ -316,8 +307,14 @@ class Controller:
         with self._lock:
             catalog = self._session.refresh()
             self._cleanup.sweep_real_time(catalog)
-        # Deleting large folders takes its time: commands and swaps must not wait for it.
-        self._problems = self._cleanup.sweep(catalog)
+            found = reported(catalog, self._reports)
+        # Reading and deleting large folders takes its time: commands and swaps must not wait for it.
+        sound, problems = self._trimmer.check(found)
+        with self._lock:
+            now_ms = self._clock.now_ms()
+            self._write(*recorded(self._session.refresh(), sound))
+            catalog = self.catalog
+        self._problems = [*problems, *self._cleanup.sweep(catalog), *self._trimmer.trim(catalog, now_ms)]
 
     def _loop(self, step: Callable[[], None]) -> None:
         try:

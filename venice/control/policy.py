@@ -29,6 +29,8 @@ class Policy:
     """A sealed version that is not complete by then has failed."""
     rolled_back_s: float = 24 * HOUR_S
     """A version rolled back from is kept for so long, for rolling forward; meanwhile no push may begin above it."""
+    topic_margin_s: float = HOUR_S
+    """Topics keep what is younger, also where checkpoints hold it: for readers that are a little behind."""
     cleanup_delay_s: float = 0.0
     """A push that would retire versions must wait for so long after the last swap."""
 
@@ -40,4 +42,5 @@ class Policy:
             blobs_url=settings.blobs_url,
             push_lease_s=settings.push_lease_s,
             retire_grace_s=settings.retire_grace_s,
+            topic_margin_s=settings.topic_margin_s,
         )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from venice.control.answers import NodeInfo, VersionInfo, WorkerInfo
+from collections.abc import Sequence
+
+from venice.control.answers import Health, NodeInfo, VersionInfo, WorkerInfo
 from venice.control.catalog import Catalog
 from venice.control.reports import LIVE_S, Reports
+from venice.control.session import Session
+from venice.errors import VeniceError
 from venice.model import ReplicaState, Store, Version, Worker
 from venice.rules import lifecycle
 
@@ -44,4 +48,20 @@ def worker_info(reports: Reports, worker: Worker) -> WorkerInfo:
         catalog_sequence=report.catalog_sequence if report is not None else 0,
         replicas=len(replicas),
         ready=sum(replica.state is ReplicaState.READY for replica in replicas),
+    )
+
+
+def health(region: str, session: Session, reports: Reports, problems: Sequence[str], stopped_by: VeniceError | None) -> Health:
+    """How the controller is: it works unless something has stopped it."""
+    catalog = session.catalog
+    return Health(
+        ok=stopped_by is None,
+        region=region,
+        term=session.term,
+        session=session.id,
+        catalog_sequence=catalog.sequence,
+        stores=len(catalog.stores),
+        workers=len(catalog.workers),
+        workers_live=sum(reports.silent_s(worker) <= LIVE_S for worker in catalog.workers),
+        problems=(*reports.problems, *problems, *([f"stopped: {stopped_by}"] if stopped_by is not None else ())),
     )

@@ -14,16 +14,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from rocksdict import IngestExternalFileOptions, Rdict, WriteBatch, WriteOptions
 
 from venice.errors import Conflict, Corrupt, InvalidRequest
-from venice.model import Compression, SnapshotRef
+from venice.model import Checkpoint, Compression, SnapshotRef, StartOffset
 from venice.naming import parse_replica_name
-from venice.storage import Identity, PartitionStorage
+from venice.storage import Identity, Image, PartitionStorage
 from venice.storage.format import IDENTITY_KEY, META, METADATA, POSITION_KEY, encode_identity, encode_position
 from venice.storage.manifest import FileKind, Manifest, PartitionFile, file_name
 from venice.storage.rocks import RocksStorage
@@ -37,6 +37,7 @@ __all__ = [
     "PartitionWriter",
     "attach",
     "checkpoint",
+    "described",
     "file_name",
     "open_replica",
     "read_manifest",
@@ -46,7 +47,8 @@ __all__ = [
 
 _TEMPORARY = ".tmp-"
 _INCOMING = "incoming"
-_CHUNK_ROWS = 8192
+_CHUNK_ROWS = 256
+"""Written at a time: less than a millisecond, after which whoever writes a checkpoint beside other work gives way."""
 
 
 def attach(ref: SnapshotRef, manifest: Manifest, identity: Identity, replica_folder: Path) -> RocksStorage:
@@ -124,6 +126,8 @@ def checkpoint(
     created_ms: int,
     compression: Compression = Compression.NONE,
     dictionary: bytes = b"",
+    image: Image | None = None,
+    pace: Callable[[], None] = lambda: None,
 ) -> SnapshotRef:
     """Seal what a replica holds: values, metadata, tombstones and position, all of the moment of the call.
 
@@ -134,20 +138,23 @@ def checkpoint(
         partition_count: Of the version.
         created_ms: Now.
         compression: Of the version's values, with their `dictionary`.
+        image: What to seal, if that was taken before.
+        pace: Called again and again while rows are written, to give way to others or, by raising, to give up.
 
     Raises:
         Conflict: The folder is not empty.
         Corrupt: The replica is damaged.
         Full: The disk is full.
+        Unavailable: The replica was closed.
     """
-    image = storage.image()
+    image = image if image is not None else storage.image()
     identity = storage.identity
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise Conflict(f"{folder} is not empty", hint="every checkpoint has a folder of its own")
     kinds = ((FileKind.METADATA, image.metadata), (FileKind.VALUES, image.values))
-    files = [_write_file(folder, identity.partition, kind, rows) for kind, rows in kinds]
+    files = [_write_file(folder, identity.partition, kind, rows, pace) for kind, rows in kinds]
     manifest = Manifest(
         store=identity.store,
         version=identity.version,
@@ -164,12 +171,28 @@ def checkpoint(
     return seal(folder, manifest)
 
 
-def _write_file(folder: Path, partition: int, kind: FileKind, rows: Iterator[tuple[bytes, bytes]]) -> PartitionFile | None:
+def described(ref: SnapshotRef, manifest: Manifest) -> Checkpoint:
+    """A checkpoint as the catalog names it. `manifest` is what `read_manifest(ref)` returned."""
+    position = manifest.position
+    return Checkpoint(
+        snapshot=ref,
+        next_offset=position.next_offset,
+        vector=tuple(StartOffset(region=region, partition=partition, next_offset=offset) for region, partition, offset in position.vector),
+        row_count=manifest.rows,
+        byte_count=manifest.bytes,
+        created_ms=manifest.created_ms,
+    )
+
+
+def _write_file(
+    folder: Path, partition: int, kind: FileKind, rows: Iterator[tuple[bytes, bytes]], pace: Callable[[], None]
+) -> PartitionFile | None:
     writer: PartitionWriter | None = None
     try:
         while chunk := list(islice(rows, _CHUNK_ROWS)):
             writer = writer or PartitionWriter(folder / file_name(partition, kind))
             writer.put_all([key for key, _ in chunk], [value for _, value in chunk])
+            pace()
         return writer.finish(partition, kind) if writer else None
     except BaseException:
         if writer:
