@@ -12,8 +12,8 @@ help: ## list the targets
 setup: ## make ./.venv with everything at the pinned versions; quick when nothing changed
 	@bash .ci/setup
 
-quickstart: setup ## push real data, read it, swap versions under a reader, roll back, query it: about a minute
-	@$(IN_VENV) -m venice.quickstart
+quickstart: setup ## push real data, read it, swap, roll back, query, stream updates: a minute or two; KAFKA=1: on Apache Kafka
+	@$(IN_VENV) -m venice.quickstart $(if $(KAFKA),--kafka)
 
 check: setup ## ruff, its format, mypy --strict, the import contract
 	@ruff check .

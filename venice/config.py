@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from venice.errors import InvalidRequest, NotFound
 
 SETTINGS_FILE = "venice.toml"
+BROKER_VARIABLE = "VENICE_TEST_KAFKA"
+"""Environment variable that names a running Kafka broker, HOST:PORT, for tests and for the quickstart."""
 
 
 class Settings(BaseSettings):
@@ -97,6 +99,11 @@ def load(path: Path | str | None = None, **overrides: Any) -> Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with `settings` in it: what a child process needs to `load` the same ones."""
     return {**os.environ, **{f"VENICE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}}
+
+
+def named_broker() -> str | None:
+    """What `BROKER_VARIABLE` says: the broker that tests and the quickstart use instead of starting one."""
+    return os.environ.get(BROKER_VARIABLE) or None
 
 
 def _absolute_urls(settings: Settings, base: Path) -> dict[str, str]:

@@ -123,7 +123,7 @@ def running(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     # A process that ended but was not waited for still has its id, and an old id may be somebody else's by now.
-    command = subprocess.run(["ps", "-o", "state=,args=", "-p", str(process)], capture_output=True, text=True, check=False).stdout
+    command = subprocess.run(["ps", "-ww", "-o", "state=,args=", "-p", str(process)], capture_output=True, text=True, check=False).stdout
     return process if "kafka.Kafka" in command and not command.startswith("Z") else None
 
 
