@@ -11,7 +11,8 @@ from venice.clock import SystemClock
 from venice.log.sqlite import SqliteLog
 from venice.model import HybridConfig, Version, VersionStatus
 from venice.naming import version_topic
-from venice.replicas import ReplicaSet, Wanted
+from venice.replica import Wanted
+from venice.replicas import ReplicaSet
 from venice.storage.format import encode_value
 from venice.storage.manifest import Manifest, file_name
 from venice.storage.sealed import PartitionWriter, seal

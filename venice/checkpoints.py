@@ -19,7 +19,8 @@ from venice.clock import Clock
 from venice.errors import Corrupt, Unavailable, VeniceError
 from venice.model import Checkpoint
 from venice.naming import checkpoint_name, parse_checkpoint_name, snapshot_folder
-from venice.replicas import ReplicaSet, Wanted
+from venice.replica import Wanted
+from venice.replicas import ReplicaSet
 from venice.rules.trimming import is_due
 from venice.storage import Image, PartitionStorage
 from venice.storage.manifest import MANIFEST_NAME

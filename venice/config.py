@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     worker_port: int = Field(7100, ge=1, le=65535, description="Port of the first worker; the others follow it.")
     retire_grace_s: float = Field(5.0, ge=0, description="How long a retired version stays open for reads under way.")
     push_lease_s: float = Field(15.0, gt=0, description="A push silent for so long is taken for dead.")
+    heartbeat_s: float = Field(
+        30.0, gt=0, description="Seconds between the heartbeats of a partition that is not written to, at most; others beat each second."
+    )
     checkpoint_records: int = Field(
         100_000,
         ge=0,

@@ -279,8 +279,15 @@ class ReplicaReport:
     row_count: int = 0
     error: str = ""
     lag_records: int = 0
-    """Real-time records left to merge, if this replica leads; otherwise what is left to fold of the version topic as it was when
-    the replica was opened."""
+    """Real-time records left to merge, if this replica leads; otherwise version-topic records left to fold."""
+    lag_s: float = 0.0
+    """Seconds since the log took the oldest of them, or a little more; 0 if there is none."""
+    leads: bool = False
+    fresh_ms: int = 0
+    """All writes that the log took before then can be read from this replica, as its leader's newest heartbeat says; 0: none was
+    folded since it was opened."""
+    faults: tuple[FaultCount, ...] = ()
+    """Those there were, since the worker's process started."""
     checkpoint: Checkpoint | None = None
     """One that this worker wrote and the catalog does not name yet."""
 

@@ -15,33 +15,42 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from venice import record as log_record
+from venice.checkpoints import Checkpointer
 from venice.clock import Clock, SystemClock
 from venice.config import Settings
 from venice.control.catalog import Catalog, CatalogTail
 from venice.control.encoding import to_json
 from venice.errors import Conflict, VeniceError
-from venice.leaders import LeaderSet, Led, Merged
+from venice.faults import FaultLedger
+from venice.leaders import LeaderSet, Merged
+from venice.leading import Led
 from venice.log import Entry, Log
 from venice.log.open import open_log
-from venice.model import ReplicaReport, ReplicaState, VersionStatus, Worker, WorkerReport
+from venice.model import ReplicaReport, ReplicaState, Store, VersionStatus, Worker, WorkerReport
 from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
 from venice.record import Kind, Record
-from venice.replicas import OpenVersions, ReplicaSet, Wanted
+from venice.replica import Wanted
+from venice.replicas import OpenVersions, ReplicaSet
 from venice.serve.exposition import CONTENT_TYPE, with_metrics
 from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
 from venice.telemetry import CATALOG_SEQUENCE, PENDING_REQUESTS, REPLICAS, STORES, WORKERS, Metrics, log_event
+from venice.watch import Watch
 
 if TYPE_CHECKING:
     from fastapi.responses import PlainTextResponse
 
     from venice.control.controller import Controller
+
+CATALOG_S = 5.0
+"""How long merging waits for the catalog, where a value has a schema that it does not name."""
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -90,14 +99,35 @@ class WorkerRuntime:
         self._log = open_log(settings.log_url, self._clock)
         ensure_topics(self._log)
         self._tail = CatalogTail(self._log, self._clock)
+        faults = FaultLedger(self._clock)
         self._replicas = ReplicaSet(
             settings.replicas / self.id,
             self._log,
             clock=self._clock,
             ids=lambda: secrets.token_hex(8),
             grace_s=settings.retire_grace_s,
+            faults=faults,
         )
-        self._leaders = LeaderSet(self._replicas, self._log, clock=self._clock, sessions=lambda: secrets.randbelow(2**63 - 1) + 1)
+        self._leaders = LeaderSet(
+            self._replicas,
+            self._log,
+            clock=self._clock,
+            sessions=lambda: secrets.randbelow(2**63 - 1) + 1,
+            faults=faults,
+            is_registered=self._is_registered,
+            heartbeat_s=settings.heartbeat_s,
+        )
+        self._watch = Watch(self._log, self._replicas, self._leaders, faults, self._clock)
+        self._checkpoints = Checkpointer(
+            self._replicas,
+            Path(settings.blobs_url),
+            self.id,
+            clock=self._clock,
+            ids=lambda: secrets.token_hex(8),
+            records=settings.checkpoint_records,
+            pause_s=settings.checkpoint_s,
+            on_written=self._changed.set,
+        )
         self._tail.start()
         self._want(self._tail.catalog)
         self._tail.subscribe(self._want)
@@ -108,6 +138,7 @@ class WorkerRuntime:
         reporter = threading.Thread(target=self._report, name="report", daemon=True)
         reporter.start()
         self._threads.append(reporter)
+        self._checkpoints.start()
         log_event("worker_started", worker=self.id, url=self._worker.url)
 
     def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
@@ -148,6 +179,7 @@ class WorkerRuntime:
             thread.join()
         self._tail.close()
         self._leaders.close()
+        self._checkpoints.close()
         self._replicas.close()
         self._log.close()
         log_event("worker_stopped", worker=self.id)
@@ -158,10 +190,18 @@ class WorkerRuntime:
         metrics.watch(PENDING_REQUESTS, lambda: self._server.pending)
         for state in ReplicaState:
             metrics.watch(REPLICAS, partial(self._count, state), state=state.value)
+        self._watch.measure(metrics)
         return metrics
 
     def _count(self, state: ReplicaState) -> int:
         return sum(report.state is state for report in self._replicas.reports())
+
+    def _is_registered(self, name: str, schema_id: int) -> bool:
+        """Whether a store has a value schema, as the newest catalog says: whoever wrote a value heard of its schema before."""
+        if schema_id in _schemas(self._tail.catalog.stores.get(name)):
+            return True
+        catalog = self._tail.wait_for(self._log.end_offset(CATALOG_TOPIC, 0), CATALOG_S)
+        return schema_id in _schemas(catalog.stores.get(name))
 
     def _want(self, catalog: Catalog) -> None:
         wanted: list[Wanted] = []
@@ -172,7 +212,11 @@ class WorkerRuntime:
             version = store.version(number) if store is not None else None
             if version is None or version.snapshot is None or version.status not in _HELD:
                 continue
-            wanted.extend(Wanted(name, version, partition) for partition, ids in enumerate(assignment.replicas) if self.id in ids)
+            wanted.extend(
+                Wanted(name, version, partition, catalog.kept(name, number, partition), _schemas(store))
+                for partition, ids in enumerate(assignment.replicas)
+                if self.id in ids
+            )
             if region is not None:
                 led.extend(
                     Led(name, version, partition, leader.term, region.id)
@@ -181,6 +225,8 @@ class WorkerRuntime:
                 )
         self._replicas.want(wanted)
         self._leaders.want(led)
+        leading = {one.name for one in led}
+        self._checkpoints.want(one for one in wanted if one.name in leading)
 
     def _report(self) -> None:
         while not self.stopping.is_set():
@@ -188,13 +234,14 @@ class WorkerRuntime:
             self._changed.clear()
             if self.stopping.is_set():
                 return
+            self._watch.look()
             report = WorkerReport(
                 node=self.settings.node,
                 region=self.settings.region,
                 worker=self._worker,
                 catalog_sequence=self._tail.catalog.sequence,
                 reported_ms=self._clock.now_ms(),
-                replicas=tuple(self._with_lag(replica) for replica in self._replicas.reports()),
+                replicas=tuple(self._completed(replica) for replica in self._replicas.reports()),
             )
             record = Record(kind=Kind.REPORT, key=f"worker/{self.id}".encode(), value=to_json(report), timestamp_ms=report.reported_ms)
             try:
@@ -203,10 +250,15 @@ class WorkerRuntime:
                 # The next report is a full state again: nothing is lost by leaving this one out.
                 log_event("report_failed", worker=self.id, reason=str(error))
 
-    def _with_lag(self, replica: ReplicaReport) -> ReplicaReport:
-        """The report of a replica that leads says what is left to merge."""
-        lag_records = self._leaders.lag(replica_name(replica.store, replica.version, replica.partition))
-        return replica if lag_records is None else replace(replica, lag_records=lag_records)
+    def _completed(self, replica: ReplicaReport) -> ReplicaReport:
+        """The report of a replica that leads says what is left to merge, and which checkpoint the catalog may take."""
+        replica = self._watch.completed(replica)
+        checkpoint = self._checkpoints.written(replica_name(replica.store, replica.version, replica.partition))
+        return replace(replica, checkpoint=checkpoint) if checkpoint is not None else replica
+
+
+def _schemas(store: Store | None) -> frozenset[int]:
+    return frozenset(schema.id for schema in store.value_schemas) if store is not None else frozenset()
 
 
 def _allow_many_files() -> None:

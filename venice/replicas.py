@@ -10,18 +10,21 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 
 from venice.attaching import Attacher
 from venice.clock import Clock
-from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.faults import FaultLedger
 from venice.ingest import ReplicaFold
-from venice.log import Entry, Log
-from venice.model import Checkpoint, ReplicaReport, ReplicaState, Version
+from venice.integrity import Integrity
+from venice.lag import Ends, LagMeter
+from venice.log import Entry, Log, by_partition
+from venice.model import ReplicaReport, ReplicaState
 from venice.naming import replica_name, replica_of_topic, version_topic
+from venice.replica import Replica, Wanted
 from venice.storage import PartitionStorage
 from venice.telemetry import log_event
 
@@ -35,34 +38,6 @@ FOLD_RECORDS_MAX = 200
 """Records folded at a time: bounds how long a read waits for the interpreter while a write batch is applied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A replica this process should hold."""
-
-    store: str
-    version: Version
-    partition: int
-    checkpoints: tuple[Checkpoint, ...] = ()
-    """Of the partition, newest first: what a new replica of a hybrid version is made of rather than of the version's snapshot."""
-
-    @property
-    def name(self) -> str:
-        return replica_name(self.store, self.version.number, self.partition)
-
-
-@dataclass(slots=True)
-class _Replica:
-    wanted: Wanted
-    state: ReplicaState = ReplicaState.ATTACHING
-    attaching: Future[PartitionStorage] | None = None
-    fold: ReplicaFold | None = None
-    target: int = 0
-    """Version-topic offset to fold up to before a replica of a hybrid version is ready: where the topic ended when it was opened."""
-    error: str = ""
-    retry_at_s: float = 0.0
-    retire_at_s: float | None = None
-
-
 class ReplicaSet:
     """All replicas of one process below one folder, which nobody else may open.
 
@@ -73,6 +48,7 @@ class ReplicaSet:
         ids: Makes a new, never repeated incarnation name at each call.
         grace_s: How long a replica that is no longer wanted stays open for the reads under way.
         attachers: Snapshots attached at the same time.
+        faults: Where faulty records are counted.
     """
 
     def __init__(
@@ -84,6 +60,7 @@ class ReplicaSet:
         ids: Callable[[], str],
         grace_s: float = 5.0,
         attachers: int = 2,
+        faults: FaultLedger | None = None,
     ) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +68,11 @@ class ReplicaSet:
         self._reader = log.reader()
         self._clock = clock
         self._grace_s = grace_s
+        self._faults = faults or FaultLedger(clock)
+        self._integrity = Integrity(log, clock, self._faults)
         self._attachers = ThreadPoolExecutor(attachers, thread_name_prefix="attach")
         self._attacher = Attacher(folder, log, ids)
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, Replica] = {}
         self._lock = Lock()
         self._wanted: Mapping[str, Wanted] | None = None
         self._wanted_seen: Mapping[str, Wanted] | None = None
@@ -139,19 +118,27 @@ class ReplicaSet:
             # Positions are kept, and what is open goes on being read: all that is missing is what is new.
             self._clock.sleep(timeout_s)
             return []
-        by_replica: dict[str, list[Entry]] = {}
-        for entry in entries:
-            by_replica.setdefault(replica_of_topic(entry.topic, entry.partition), []).append(entry)
-        return list(by_replica.items())
+        return [(replica_of_topic(*place), batch) for place, batch in by_partition(entries).items()]
 
     def fold(self, name: str, entries: list[Entry]) -> int:
         """Fold entries that `poll` returned; those of a replica retired meanwhile are left. Returns the records applied."""
         with self._lock:
             replica = self._replicas.get(name)
-            if replica is None or replica.fold is None:
+            if replica is None or replica.fold is None or replica.paused_until_s is not None:
                 return 0
-            applied = replica.fold.fold(entries)
-            if replica.state is ReplicaState.FOLLOWING and _is_ready(replica, replica.fold):
+            fold = replica.fold
+            try:
+                applied = fold.fold(entries)
+            except (Full, Unavailable) as error:
+                self._pause(replica, error)
+                return 0
+            except Corrupt as error:
+                self._replace(replica, fold, error)
+                return 0
+            finally:
+                if fold.met:
+                    self._integrity.tell(fold, *replica.wanted.source)
+            if replica.state is ReplicaState.FOLLOWING and replica.is_ready(replica.fold):
                 replica.state = ReplicaState.READY
                 self._publish()
             return applied
@@ -170,7 +157,18 @@ class ReplicaSet:
     def reports(self) -> tuple[ReplicaReport, ...]:
         """The state of every wanted replica. From any thread."""
         with self._lock:
-            return tuple(_report(replica) for replica in self._replicas.values() if replica.retire_at_s is None)
+            return tuple(replica.report(self._faults) for replica in self._replicas.values() if replica.retire_at_s is None)
+
+    def sources(self) -> list[tuple[str, int]]:
+        """(topic, partition) of everything that is folded here and may grow: what `look` wants the ends of. From any thread."""
+        with self._lock:
+            return [replica.wanted.source for replica in self._replicas.values() if replica.fold is not None and replica.meter is not None]
+
+    def look(self, now_ms: int, ends: Ends) -> None:
+        """Take note how far each replica is behind `ends`, which were asked for at `now_ms`. From any thread."""
+        with self._lock:
+            for replica in self._replicas.values():
+                replica.look(now_ms, ends)
 
     def close(self) -> None:
         """Close all replicas; their directories stay."""
@@ -200,6 +198,10 @@ class ReplicaSet:
             if replica.retire_at_s is not None:
                 if now_s >= replica.retire_at_s and self._retire(name, replica):
                     del self._replicas[name]
+            elif replica.paused_until_s is not None:
+                self._go_on(replica, now_s)
+            elif replica.fold is not None and replica.fold.strange and replica.wanted.schemas is not None:
+                self._integrity.judge(replica.fold, *replica.wanted.source, replica.wanted.schemas)
             elif replica.attaching is not None and replica.attaching.done():
                 self._finish(replica, replica.attaching, now_s)
                 changed = True
@@ -218,23 +220,25 @@ class ReplicaSet:
                 replica.wanted = wanted[name]
         for name, one in wanted.items():
             if name not in self._replicas:
-                self._replicas[name] = replica = _Replica(one)
+                self._replicas[name] = replica = Replica(one)
                 self._start(replica)
         self._publish()
 
-    def _start(self, replica: _Replica) -> None:
+    def _start(self, replica: Replica) -> None:
         replica.state, replica.error = ReplicaState.ATTACHING, ""
         wanted = replica.wanted
         replica.attaching = self._attachers.submit(
             self._attacher.open_or_attach, wanted.store, wanted.version, wanted.partition, wanted.checkpoints
         )
 
-    def _finish(self, replica: _Replica, attached: Future[PartitionStorage], now_s: float) -> None:
+    def _finish(self, replica: Replica, attached: Future[PartitionStorage], now_s: float) -> None:
         replica.attaching = None
         topic = version_topic(replica.wanted.store, replica.wanted.version.number)
         try:
             storage = attached.result()
-            replica.fold = ReplicaFold(storage)
+            replica.fold = self._integrity.fold(storage, *replica.wanted.source, replica.wanted.schemas)
+            replica.meter = LagMeter(replica.wanted.version.created_ms) if replica.wanted.version.hybrid is not None else None
+            replica.lag = replica.paused_until_s = None
             if self._log.topic_id(topic) != replica.wanted.version.topic_id:
                 raise Corrupt(f"topic {topic} is not the one version {replica.wanted.version.number} was created with")
             replica.target = self._log.end_offset(topic, replica.wanted.partition)
@@ -247,13 +251,36 @@ class ReplicaSet:
         except Exception as error:  # noqa: BLE001 - whatever ails one replica must not stop the others of this process
             self._fail(replica, f"{type(error).__name__}: {error}", now_s)
         else:
-            replica.state = ReplicaState.READY if _is_ready(replica, replica.fold) else ReplicaState.FOLLOWING
+            replica.state = ReplicaState.READY if replica.is_ready(replica.fold) else ReplicaState.FOLLOWING
             log_event("replica_ready", replica=replica.wanted.name, rows=storage.row_count)
 
-    def _fail(self, replica: _Replica, error: str, now_s: float, state: ReplicaState = ReplicaState.ERROR) -> None:
+    def _fail(self, replica: Replica, error: str, now_s: float, state: ReplicaState = ReplicaState.ERROR) -> None:
         self._close(replica)
         replica.state, replica.error, replica.retry_at_s = state, error, now_s + RETRY_S
         log_event("replica_failed", replica=replica.wanted.name, reason=error)
+
+    def _pause(self, replica: Replica, error: VeniceError) -> None:
+        """Fold nothing for a while, and then what was left: the replica is as it was, and goes on serving."""
+        replica.error, replica.paused_until_s = str(error), self._clock.monotonic_s() + RETRY_S
+        self._reader.unassign(*replica.wanted.source)
+        log_event("replica_failed", replica=replica.wanted.name, reason=str(error))
+
+    def _go_on(self, replica: Replica, now_s: float) -> None:
+        if replica.fold is None or replica.paused_until_s is None or now_s < replica.paused_until_s:
+            return
+        try:
+            self._reader.assign(*replica.wanted.source, replica.fold.next_offset)
+        except VeniceError as error:
+            replica.error, replica.paused_until_s = str(error), now_s + RETRY_S
+        else:
+            replica.error, replica.paused_until_s = "", None
+
+    def _replace(self, replica: Replica, fold: ReplicaFold, error: Corrupt) -> None:
+        """Attach a replica afresh that cannot be right."""
+        incarnation = fold.storage.identity.incarnation
+        self._fail(replica, str(error), self._clock.monotonic_s())
+        shutil.rmtree(self._folder / replica.wanted.name / incarnation, ignore_errors=True)
+        self._publish()
 
     def _publish(self) -> None:
         versions: dict[tuple[str, int], dict[int, PartitionStorage]] = {}
@@ -264,7 +291,7 @@ class ReplicaSet:
         self.open = MappingProxyType(versions)
         self.generation += 1
 
-    def _retire(self, name: str, replica: _Replica) -> bool:
+    def _retire(self, name: str, replica: Replica) -> bool:
         """Close and delete a replica whose grace is over; False while it is still being attached."""
         if replica.attaching is not None:
             if not replica.attaching.done():
@@ -276,7 +303,7 @@ class ReplicaSet:
         log_event("replica_retired", replica=name)
         return True
 
-    def _close(self, replica: _Replica) -> None:
+    def _close(self, replica: Replica) -> None:
         if replica.fold is not None:
             wanted = replica.wanted
             self._reader.unassign(version_topic(wanted.store, wanted.version.number), wanted.partition)
@@ -314,28 +341,3 @@ class ReplicaSet:
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_ready(replica: _Replica, fold: ReplicaFold) -> bool:
-    """Whether a replica may serve: a batch replica once it is attached; a hybrid one once a leader has said it caught up and the
-    replica has folded what was there when it was opened. Ready once is ready for the replica's life: a new leader's catching up
-    delays freshness, not reads."""
-    hybrid = replica.wanted.version.hybrid
-    if hybrid is None:
-        return True
-    position = fold.storage.position
-    return position.caught_up_session != 0 and position.next_offset >= replica.target - hybrid.lag_records_max
-
-
-def _report(replica: _Replica) -> ReplicaReport:
-    storage = replica.fold.storage if replica.fold is not None else None
-    return ReplicaReport(
-        store=replica.wanted.store,
-        version=replica.wanted.version.number,
-        partition=replica.wanted.partition,
-        state=replica.state,
-        next_offset=storage.position.next_offset if storage else 0,
-        row_count=storage.row_count if storage else 0,
-        error=replica.error,
-        lag_records=max(0, replica.target - storage.position.next_offset) if storage else 0,
-    )

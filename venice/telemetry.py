@@ -9,7 +9,7 @@ which neither log nor count never load them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -25,6 +25,7 @@ EventName = Literal[
     "process_started",
     "process_stopped",  # because it was asked to
     "process_exited",  # by itself, or killed; said by the supervisor, which starts it again
+    "process_finished",  # a dataflow of a user whose input ended; it is not started again
     # Workers.
     "worker_started",  # serving
     "worker_stopped",
@@ -90,7 +91,24 @@ PENDING_REQUESTS = Metric("venice_pending_requests", (), "Requests under way; gr
 WORKERS = Metric("venice_workers", ("state",), "Workers as the controller hears them; `silent` above 0 means one is down or cut off.")
 STORES = Metric("venice_stores", (), "Stores of the cluster.")
 
-METRICS: Final = (CATALOG_SEQUENCE, REPLICAS, PENDING_REQUESTS, WORKERS, STORES)
+_PARTITION = ("store", "version", "partition")
+REPLICA_LAG_RECORDS = Metric("venice_replica_lag_records", _PARTITION, "Records of the version topic that the replica has not folded.")
+REPLICA_LAG_SECONDS = Metric(
+    "venice_replica_lag_seconds", _PARTITION, "Age of the oldest of them, 0 if there is none; growing means the replica is stuck."
+)
+REPLICA_FRESHNESS_SECONDS = Metric(
+    "venice_replica_freshness_seconds", _PARTITION, "Every write older than this can be read; above `heartbeat_s` something is slow."
+)
+LEADER_LAG_RECORDS = Metric("venice_leader_lag_records", _PARTITION, "Real-time writes that the leader here has not merged.")
+LEADER_LAG_SECONDS = Metric("venice_leader_lag_seconds", _PARTITION, "Age of the oldest of them, 0 if there is none.")
+FAULTY_RECORDS_TOTAL = Metric(
+    "venice_faulty_records_total", (*_PARTITION, "topic", "fault"), "Records that were missing, repeated, damaged or refused; look at each."
+)
+
+METRICS: Final = (
+    *(CATALOG_SEQUENCE, REPLICAS, PENDING_REQUESTS, WORKERS, STORES, FAULTY_RECORDS_TOTAL),
+    *(REPLICA_LAG_RECORDS, REPLICA_LAG_SECONDS, REPLICA_FRESHNESS_SECONDS, LEADER_LAG_RECORDS, LEADER_LAG_SECONDS),
+)
 
 
 def log_to_stderr(process: str, now_ms: Callable[[], int], *, as_json: bool = False, stream: TextIO | None = None) -> None:
@@ -138,11 +156,34 @@ class Metrics:
             gauge = self._gauges[metric] = Gauge(metric.name, metric.meaning, metric.labels, registry=self._registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
+    def watch_all(self, metric: Metric, read: Callable[[], Iterable[tuple[tuple[str, ...], float]]]) -> None:
+        """Call `read`, in any thread, whenever the metrics are scraped: it tells the labels there are, in order, and their values."""
+        assert metric in METRICS, f"{metric.name} is not in the catalogue"
+        self._registry.register(_Family(metric, read))
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format: what `/metrics` answers."""
         from prometheus_client import generate_latest
 
         return generate_latest(self._registry)
+
+
+class _Family:
+    """A metric whose labels come and go: prometheus_client asks it for its values."""
+
+    def __init__(self, metric: Metric, read: Callable[[], Iterable[tuple[tuple[str, ...], float]]]) -> None:
+        self._metric = metric
+        self._read = read
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        metric = self._metric
+        of_its_kind = CounterMetricFamily if metric.name.endswith("_total") else GaugeMetricFamily
+        family = of_its_kind(metric.name, metric.meaning, labels=metric.labels)
+        for labels, value in self._read():
+            family.add_metric(labels, value)
+        yield family
 
 
 def _open_logger(process: str, now_ms: Callable[[], int], as_json: bool, stream: TextIO) -> Any:

@@ -18,7 +18,8 @@ from replica_bench import PARTITIONS, Bench
 
 from venice.client.producer import Producer
 from venice.clock import SystemClock
-from venice.leaders import LeaderSet, Led
+from venice.leaders import LeaderSet
+from venice.leading import Led
 from venice.log.open import open_log
 from venice.model import HybridConfig, StartOffset
 from venice.naming import real_time_topic, version_topic

@@ -15,7 +15,7 @@ from venice.checkpoints import Checkpointer
 from venice.clock import ManualClock
 from venice.model import Checkpoint, ReplicaState, Version
 from venice.naming import parse_checkpoint_name, real_time_topic, version_topic
-from venice.replicas import Wanted
+from venice.replica import Wanted
 from venice.storage.manifest import MANIFEST_NAME, file_name
 from venice.storage.snapshot import read_manifest, verify
 

@@ -40,8 +40,13 @@ class Worker:
             clock=SystemClock(),
             sessions=lambda: next(_SESSIONS),
             faults=self.faults,
-            is_registered=lambda store, schema_id: self.asked.append(schema_id) or registered is None or schema_id in registered,
+            is_registered=self._is_registered,
         )
+        self._registered = registered
+
+    def _is_registered(self, store: str, schema_id: int) -> bool:
+        self.asked.append(schema_id)
+        return self._registered is None or schema_id in self._registered
 
     def lead(self, version: Version, term: int) -> None:
         self.leaders.want([Led("s", version, partition, term, 0) for partition in range(PARTITIONS)])

@@ -12,7 +12,7 @@ from replica_bench import Bench
 from venice.model import ReplicaState, SnapshotRef, Version
 from venice.naming import version_topic
 from venice.record import Kind, Origin, Record, encode
-from venice.replicas import Wanted
+from venice.replica import Wanted
 from venice.storage.format import encode_value
 from venice.storage.manifest import file_name
 

@@ -23,7 +23,8 @@ from venice.control.catalog import Catalog, CatalogTail
 from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log.open import open_log
 from venice.model import NO_VERSION, Store, Version, VersionStatus
-from venice.replicas import ReplicaSet, Wanted
+from venice.replica import Wanted
+from venice.replicas import ReplicaSet
 
 _SERVABLE = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE})
 _POLL_S = 0.02

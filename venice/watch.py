@@ -1,0 +1,99 @@
+"""What a worker knows of its replicas besides serving them: lag, freshness and faults, for its reports and its metrics.
+
+The log is asked once a second for the ends of everything that is folded and merged here, in one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from venice.clock import Clock
+from venice.errors import VeniceError
+from venice.faults import FaultLedger
+from venice.leaders import LeaderSet
+from venice.log import Log
+from venice.model import ReplicaReport
+from venice.naming import parse_replica_name, replica_name
+from venice.replicas import ReplicaSet
+from venice.telemetry import (
+    FAULTY_RECORDS_TOTAL,
+    LEADER_LAG_RECORDS,
+    LEADER_LAG_SECONDS,
+    REPLICA_FRESHNESS_SECONDS,
+    REPLICA_LAG_RECORDS,
+    REPLICA_LAG_SECONDS,
+    Metrics,
+)
+
+LOOK_S = 1.0
+"""How often the log is asked."""
+
+Sample = tuple[tuple[str, ...], float]
+"""Values of a metric's labels, and what it measures."""
+
+
+class Watch:
+    """Looks after the replicas and leaders of one worker.
+
+    Args:
+        log: Is asked for the ends of topics.
+        replicas: The worker's.
+        leaders: The worker's.
+        faults: Where both count faulty records.
+        clock: For pauses, and what is now.
+    """
+
+    def __init__(self, log: Log, replicas: ReplicaSet, leaders: LeaderSet, faults: FaultLedger, clock: Clock) -> None:
+        self._log = log
+        self._replicas = replicas
+        self._leaders = leaders
+        self._faults = faults
+        self._clock = clock
+        self._looked_s = float("-inf")
+
+    def look(self) -> None:
+        """Ask the log how far it goes, if it was not asked lately. One thread at a time."""
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        if now_s < self._looked_s + LOOK_S:
+            return
+        self._looked_s = now_s
+        sources = {*self._leaders.sources(), *self._replicas.sources()}
+        with suppress(VeniceError):  # Without an answer the lag is as old as the last one; that the log is away is said elsewhere.
+            ends = self._log.end_offsets(sources) if sources else {}
+            self._leaders.look(now_ms, ends)
+            self._replicas.look(now_ms, ends)
+
+    def completed(self, report: ReplicaReport) -> ReplicaReport:
+        """A replica's report; of one that leads it says what is left to merge."""
+        lag = self._leaders.lag(replica_name(report.store, report.version, report.partition))
+        return report if lag is None else replace(report, leads=True, lag_records=lag.records, lag_s=round(lag.seconds, 1))
+
+    def measure(self, metrics: Metrics) -> None:
+        """Have `metrics` show it all."""
+        metrics.watch_all(REPLICA_LAG_RECORDS, lambda: ((_labels(one), one.lag_records) for one in self._replicas.reports()))
+        metrics.watch_all(REPLICA_LAG_SECONDS, lambda: ((_labels(one), one.lag_s) for one in self._replicas.reports()))
+        metrics.watch_all(REPLICA_FRESHNESS_SECONDS, self._freshness)
+        metrics.watch_all(LEADER_LAG_RECORDS, lambda: ((_labels(one), one.lag_records) for one in self._led()))
+        metrics.watch_all(LEADER_LAG_SECONDS, lambda: ((_labels(one), one.lag_s) for one in self._led()))
+        metrics.watch_all(FAULTY_RECORDS_TOTAL, self._faulty)
+
+    def _led(self) -> Iterator[ReplicaReport]:
+        return (one for one in map(self.completed, self._replicas.reports()) if one.leads)
+
+    def _freshness(self) -> Iterator[Sample]:
+        now_ms = self._clock.now_ms()
+        for one in self._replicas.reports():
+            if one.fresh_ms:
+                yield _labels(one), max(0, now_ms - one.fresh_ms) / 1000
+
+    def _faulty(self) -> Iterator[Sample]:
+        for name, found in self._faults.all():
+            parsed = parse_replica_name(name)
+            assert parsed is not None, "faults are counted by replica"
+            yield (*map(str, parsed), found.topic, found.fault.value), found.count
+
+
+def _labels(report: ReplicaReport) -> tuple[str, ...]:
+    return report.store, str(report.version), str(report.partition)
