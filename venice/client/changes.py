@@ -6,10 +6,12 @@ Read path: version topic → **changes** → dataflow. A record counts here exac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from venice import record as log_record
+from venice.client.restoring import Restored, covering
 from venice.clock import Clock
 from venice.control.catalog import CatalogTail
 from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound, Unavailable
@@ -17,7 +19,7 @@ from venice.ingest import FoldCounts, accept
 from venice.leader import real_time_partitions
 from venice.log import Entry, Log
 from venice.log.open import open_log
-from venice.model import NO_VERSION, Store, Version
+from venice.model import NO_VERSION, Checkpoint, Store, Version
 from venice.naming import version_topic
 from venice.record import Kind, Record
 from venice.schema.codec import Decode, key_codec, reader
@@ -42,7 +44,7 @@ class Change:
     version: int
     partition: int
     offset: int
-    """Where it stands in the version's topic."""
+    """Where it stands in the version's topic; of one that was taken from a checkpoint, where that one's last record stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,10 @@ class ChangeFeed:
             raise NotFound(f"no store {self._name!r}", hint=f"stores there are: {', '.join(sorted(stores)) or 'none yet'}")
         return store
 
+    def kept(self, version: int, partition: int) -> tuple[Checkpoint, ...]:
+        """The checkpoints of a partition, newest first."""
+        return self._tail.catalog.kept(self._name, version, partition)
+
     def change(self, record: Record, version: int, entry: Entry) -> Change:
         """The change that an accepted PUT or DELETE is. Raises Corrupt, naming topic and offset."""
         value = None
@@ -137,7 +143,8 @@ class ChangeReader:
 
     When another version becomes current, the reader goes on with that one's topic from its beginning, once it has read as
     much of the old one as the new one does not replay. So every write that changed the store is delivered at least once,
-    and what a push replays is delivered again.
+    and what a push replays is delivered again. Of what was trimmed before it was read, the newest write of each key is
+    delivered, as a checkpoint has it.
 
     Args:
         feed: Of the store.
@@ -158,6 +165,9 @@ class ChangeReader:
         self._version: Version | None = None
         self._topic = ""
         self._cursors: dict[int, PartitionCursor] = {}
+        self._overtaken: dict[int, float] = {}
+        """Partition → when it was found that its topic does not reach back to its cursor."""
+        self._restored: tuple[int, Restored] | None = None
         self.counts = FoldCounts()
         if cursor is not None and self._resume(cursor):
             return
@@ -178,8 +188,8 @@ class ChangeReader:
 
         Raises:
             NotFound: The store was deleted.
-            InvalidRequest: Records were deleted before they were read.
-            Corrupt: A change cannot be decoded.
+            Corrupt: A change cannot be decoded; or records were trimmed, and no checkpoint that has them is as it was sealed.
+            Unavailable: Records were trimmed, and the catalog names no checkpoint that has them.
         """
         store = self._feed.store()
         if self._version is None:
@@ -187,10 +197,17 @@ class ChangeReader:
             if current is None:
                 return []
             self._begin(store, current, "beginning")
+        if self._overtaken:
+            with suppress(NotFound):  # the topic is deleted with its version, which the catalog will say
+                return self._restore(store, records_max)
+            return []
         try:
             entries = self._reader.poll(records_max=records_max) if self._cursors else []
         except Unavailable:
             return []  # positions are kept
+        except InvalidRequest as error:
+            self._fall_behind(error)
+            return []
         except NotFound:
             entries = []  # deleted with its version, which the catalog says, or will say
             self._cursors = {}
@@ -203,6 +220,7 @@ class ChangeReader:
         return []
 
     def close(self) -> None:
+        self._drop_restored()
         self._reader.close()
 
     @property
@@ -243,8 +261,7 @@ class ChangeReader:
         self._version, self._topic = version, version_topic(store.name, version.number)
         try:
             for one in cursor.partitions:
-                self._reader.assign(self._topic, one.partition, one.position.next_offset)
-                self._cursors[one.partition] = one
+                self._place(one)
         except NotFound:
             self._cursors = {}
         return True
@@ -253,17 +270,78 @@ class ChangeReader:
         """Read a version's topic from its first record on, but deliver only what `start` asks for."""
         for partition in self._cursors:
             self._reader.unassign(self._topic, partition)
-        self._version, self._topic, self._cursors = version, version_topic(store.name, version.number), {}
+        self._drop_restored()
+        self._version, self._topic, self._cursors, self._overtaken = version, version_topic(store.name, version.number), {}, {}
         log = self._feed.log
         for partition in range(self._part, version.partition_count, self._feed.parts):
-            first = log.start_offset(self._topic, partition)
-            emit_from = first
+            emit_from = 0
             if start == "tail":
                 emit_from = log.end_offset(self._topic, partition)
             elif isinstance(start, int):
-                emit_from = log.offset_for_time(self._topic, partition, start)
-            self._reader.assign(self._topic, partition, first)
-            self._cursors[partition] = PartitionCursor(partition, Position(next_offset=first), emit_from)
+                found = log.offset_for_time(self._topic, partition, start)
+                # The first that is kept may not be the first that is asked for.
+                emit_from = found if found > log.start_offset(self._topic, partition) else 0
+            self._place(PartitionCursor(partition, Position(), emit_from))
+
+    def _place(self, cursor: PartitionCursor) -> None:
+        """Read a partition on from a cursor, or from a checkpoint if the topic does not reach back there."""
+        self._cursors[cursor.partition] = cursor
+        try:
+            self._reader.assign(self._topic, cursor.partition, cursor.position.next_offset)
+        except InvalidRequest as error:
+            self._fall_behind(error)
+
+    def _fall_behind(self, error: InvalidRequest) -> None:
+        partition = error.data.get("partition")
+        cursor = self._cursors.get(partition) if isinstance(partition, int) else None
+        if cursor is None or cursor.position.next_offset >= self._feed.log.start_offset(self._topic, cursor.partition):
+            raise error
+        self._reader.unassign(self._topic, cursor.partition)
+        self._overtaken[cursor.partition] = self._feed.clock.monotonic_s()
+
+    def _restore(self, store: Store, records_max: int) -> list[Change]:
+        """Deliver what was trimmed of one partition. Its cursor moves at the end: a reader made before begins this anew."""
+        partition = next(iter(self._overtaken))
+        if store.version(self._number) is None:
+            self._drop_restored()
+            self._cursors, self._overtaken = {}, {}
+            return []
+        if self._restored is None:
+            found = self._source(store.name, self._cursors[partition])
+            if found is None:
+                return []
+            if isinstance(found, Position):
+                del self._overtaken[partition]
+                self._place(replace(self._cursors[partition], position=found))
+                return []
+            self._restored = partition, found
+        restored = self._restored[1]
+        records = restored.take(records_max)
+        position = restored.position
+        if not records:
+            self._drop_restored()
+            del self._overtaken[partition]
+            self._place(PartitionCursor(partition, position, position.next_offset))
+        at = Entry(self._topic, partition, position.next_offset - 1, 0, b"")
+        return [self._feed.change(record, self._number, at) for record in records]
+
+    def _source(self, store: str, cursor: PartitionCursor) -> Restored | Position | None:
+        """As `covering`; None: the catalog may name one soon."""
+        version, partition = self._version, cursor.partition
+        assert version is not None, "only a reader that reads a version falls behind"
+        first = self._feed.log.start_offset(self._topic, partition)
+        found = covering(store, version, partition, self._feed.kept(version.number, partition), first, cursor.emit_from)
+        if found is None and self._feed.clock.monotonic_s() - self._overtaken[partition] > SCHEMA_S:
+            raise Unavailable(
+                f"{self._topic}[{partition}] begins at offset {first}, and the catalog names no checkpoint that reaches it",
+                hint="something else than Venice has deleted records of it: push the store anew",
+            )
+        return found
+
+    def _drop_restored(self) -> None:
+        restored, self._restored = self._restored, None
+        if restored is not None:
+            restored[1].close()
 
     def _may_leave(self, store: Store) -> bool:
         """Whether all that the current version does not replay was read from this one, or can be read no more."""
