@@ -110,9 +110,15 @@ def bench(shape: str, settings: Settings, arguments: argparse.Namespace, folder:
     push(settings, store, sql=ROWS[shape].format(rows=arguments.rows))
     with ExitStack() as stack:
         davinci = stack.enter_context(DaVinciClient(settings, store))
+        cold = stack.enter_context(DaVinciClient(settings, store, folder=folder / f"{store}-cold", cache_bytes=0))
         cached = stack.enter_context(DaVinciClient(settings, store, folder=folder / f"{store}-cached", cache_objects=arguments.rows))
         thin = stack.enter_context(ThinClient(settings.router_url, store))
-        variants: dict[str, Callable[[int], Any]] = {"Da Vinci": davinci.get, "Da Vinci, object cache": cached.get, "thin client": thin.get}
+        variants: dict[str, Callable[[int], Any]] = {
+            "Da Vinci": davinci.get,
+            "Da Vinci, no row cache": cold.get,
+            "Da Vinci, object cache": cached.get,
+            "thin client": thin.get,
+        }
         client = stack.enter_context(redis_server(folder))
         if client is not None:
             import msgpack

@@ -38,6 +38,7 @@ class DaVinciClient:
         store: The store to hold.
         folder: Where the replica is kept, default `<data>/davinci/<store>`; one client at a time may use it. A restart
             with the same folder starts from what is there.
+        cache_bytes: How much memory the rows of a batch version that were read last may take, beside the replica; 0: none.
         cache_objects: How many decoded values of a batch version to keep; 0 keeps none. Callers get copies, so what they
             do to a value changes nothing for the next caller.
         ready_timeout_s: How long the constructor waits for the current version.
@@ -55,12 +56,14 @@ class DaVinciClient:
         store: str,
         *,
         folder: Path | str | None = None,
+        cache_bytes: int = 64 * 1024 * 1024,
         cache_objects: int = 0,
         ready_timeout_s: float = 60.0,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings if isinstance(settings, Settings) else load(settings)
         self._clock = clock or SystemClock()
+        self._cache_bytes = cache_bytes
         self._cache_objects = cache_objects
         self.store = store
         self._folder = Path(folder) if folder is not None else self._settings.data / "davinci" / store
@@ -224,7 +227,7 @@ class DaVinciClient:
         if version is None or len(opened) < version.partition_count:
             return
         storages = tuple(opened[p] for p in range(version.partition_count))
-        view = view_of(store, version, storages, self._cache_objects)
+        view = view_of(store, version, storages, cache_bytes=self._cache_bytes, cache_objects=self._cache_objects)
         with self._ready:
             self._view = view
             self._ready.notify_all()

@@ -9,6 +9,9 @@ try:
 except ImportError:
     from hashlib import md5
 
+_MASKS = frozenset(2**bits for bits in range(1, 9))
+"""Counts for which the last byte decides."""
+
 
 def partition_of(key: bytes, count: int) -> int:
     """Partition of a serialized key among `count` partitions: MD5 as an unsigned big-endian integer, modulo `count`.
@@ -17,4 +20,6 @@ def partition_of(key: bytes, count: int) -> int:
     """
     if count == 1:
         return 0
+    if count in _MASKS:
+        return int(md5(key).digest()[15]) & count - 1
     return int.from_bytes(md5(key).digest(), "big") % count

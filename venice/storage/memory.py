@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 
 from venice.errors import Unavailable
@@ -36,6 +36,10 @@ class MemoryStorage:
     def get(self, key: bytes) -> bytes | None:
         self._check_open()
         return self._values.get(key)
+
+    @property
+    def bare_get(self) -> Callable[[bytes], bytes | None]:
+        return self.get
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self._check_open()

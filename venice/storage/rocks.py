@@ -9,7 +9,7 @@ the position is written in the same batch as the records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -79,6 +79,10 @@ class RocksStorage:
             return self._rocks.get(key)
         except Exception as error:
             raise translated(error, self.folder) from error
+
+    @property
+    def bare_get(self) -> Callable[[bytes], bytes | None]:
+        return self._rocks.get
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         try:
