@@ -19,7 +19,7 @@ from venice.log import Log
 from venice.model import Checkpoint, SnapshotRef, Version
 from venice.naming import replica_name, version_topic
 from venice.storage import Identity, PartitionStorage
-from venice.storage.snapshot import Manifest, attach, open_replica, read_manifest
+from venice.storage.snapshot import FileKind, Manifest, attach, open_replica, read_manifest
 from venice.telemetry import log_event
 
 
@@ -77,7 +77,11 @@ class Attacher:
         first = self.log.start_offset(version_topic(store, version.number), partition) if version.hybrid is not None else 0
         found = _opened(folder, version, first)
         if found is not None:
-            return found
+            missing = self._difference(found, version, partition)
+            if not missing:
+                return found
+            found.close()
+            log_event("replica_failed", replica=folder.name, reason=missing)
         shutil.rmtree(folder, ignore_errors=True)
         sources = [one.snapshot for one in checkpoints if one.next_offset >= first]
         if first == 0:
@@ -104,6 +108,21 @@ class Attacher:
                 hint="it is tried again when the catalog names one",
             )
         raise failures[0] if len(failures) == 1 else _all_failed(folder.name, first, failures)
+
+    def _difference(self, found: PartitionStorage, version: Version, partition: int) -> str:
+        """How a replica that was attached before differs in its rows from what the push sealed; empty if it does not.
+
+        Nothing changes a version until somebody has led it; after that, only its log can tell what it holds.
+        """
+        assert version.snapshot is not None, "only sealed versions are wanted"
+        if found.position.session or found.identity.snapshot_sha256 != version.snapshot.sha256:
+            return ""
+        try:
+            files = self._manifests.get(version.snapshot).of(partition)
+        except (Corrupt, NotFound):
+            return ""  # The replica is whole as far as anybody can tell, and there is nothing to make a new one of.
+        rows, held = sum(file.rows for file in files if file.kind is FileKind.VALUES), found.row_count
+        return "" if rows == held else f"it holds {held} rows, and {rows} were pushed: it is attached afresh"
 
 
 def _opened(folder: Path, version: Version, first: int) -> PartitionStorage | None:

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import duckdb
 import pytest
 from push_kit import LONG, push_folder, record
 
-from venice.errors import Full, InvalidRequest
+from venice.errors import Corrupt, Full, InvalidRequest
 from venice.push import snapshot
+from venice.push.intake import Taken
 from venice.push.progress import Phase, PhaseEnded, Progress
+from venice.push.writer import Written
 from venice.rules.partitioning import partition_of
 from venice.schema.codec import key_codec
+from venice.storage.snapshot import PartitionFile
 
 
 def logical(base: Any, name: str, **facts: int) -> dict[str, Any]:
@@ -226,3 +230,16 @@ def test_a_full_disk_is_said_and_nothing_of_the_scratch_stays(tmp_path: Path) ->
     )  # fmt: skip
     assert done.stdout.startswith("full: no room left at"), done.stderr
     assert list((tmp_path / "snapshot" / "scratch").iterdir()) == []
+
+
+def test_rows_lost_between_reading_and_writing_are_found_before_anything_is_sealed() -> None:
+    file = PartitionFile(partition=1, name="f.sst", rows=6, size=1, sha256="0" * 64, min_key=b"a", max_key=b"b")
+    taken = Taken(rows=12, rows_by_partition={0: 5, 1: 7})
+    other = Written(replace(file, partition=0, rows=5), 0)
+    snapshot.check_counts(taken, [Written(file, 1), other])
+    stranger = Written(replace(file, partition=2), 0)
+    for wrong in ([Written(file, 0), other], [Written(file, 2), other], [Written(file, 1)], [Written(file, 1), other, stranger]):
+        with pytest.raises(Corrupt, match="rows were read, but"):
+            snapshot.check_counts(taken, wrong)
+    with pytest.raises(Corrupt, match="13 rows were kept"):
+        snapshot.check_counts(Taken(rows=13, rows_by_partition={0: 5, 1: 7}), [Written(file, 1), other])

@@ -6,7 +6,7 @@ Write path: **read → encode → partition → sort → seal**.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 import duckdb
 
 from venice.clock import Clock
+from venice.errors import Corrupt
 from venice.model import SnapshotRef
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.encode import RowEncoder
@@ -112,6 +113,7 @@ def build(
             written = sorted(halves.write(taken), key=lambda one: one.file.partition)
     finally:
         halves.close()
+    check_counts(taken, written)
     reporter.begin(Phase.SEAL)
     shutil.rmtree(scratch, ignore_errors=True)
     manifest = Manifest(
@@ -124,8 +126,25 @@ def build(
     )
     ref = seal(target.folder, manifest)
     duplicates = taken.duplicates + sum(one.duplicates for one in written)
-    assert manifest.rows + duplicates == taken.rows + taken.duplicates, "every row that was kept is in a file, once"
     return Built(ref=ref, manifest=manifest, duplicates=duplicates, skipped=taken.skipped)
+
+
+def check_counts(taken: Taken, written: Sequence[Written]) -> None:
+    """That every row which was read and kept is in a file, once, or was dropped as a duplicate.
+
+    Raises:
+        Corrupt: Rows were lost or repeated between reading and writing.
+    """
+    counted = {one.file.partition: one.file.rows + one.duplicates for one in written}
+    for partition in sorted(taken.rows_by_partition.keys() | counted.keys()):
+        read, kept = taken.rows_by_partition.get(partition, 0), counted.get(partition, 0)
+        if read != kept:
+            raise Corrupt(
+                f"partition {partition}: {read} rows were read, but {kept} were written or dropped as duplicates",
+                hint="nothing was sealed; push again, and look at the disk and the memory of this machine if it happens again",
+            )
+    if sum(taken.rows_by_partition.values()) != taken.rows:
+        raise Corrupt(f"{taken.rows} rows were kept, but {sum(taken.rows_by_partition.values())} went to partitions", hint="push again")
 
 
 class _Halves:
