@@ -19,7 +19,7 @@ from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
 from venice.log import PAYLOAD_BYTES_MAX, Entry
 from venice.model import Fault
-from venice.record import Kind, Origin, Record, Vector
+from venice.record import Kind, Origin, Record, Vector, encode_merged, encode_vector_entry
 from venice.rules.merge import BATCH_TIMESTAMP_MS, NO_REGION, Write, stands
 from venice.rules.partitioning import partition_of
 from venice.storage.format import decode_tombstone, decode_value, encode_tombstone
@@ -36,6 +36,10 @@ _MARKS = frozenset({Kind.HEARTBEAT, Kind.END_OF_PUSH})
 _ADDED_BYTES = 64
 _ENTRY_BYTES = 14
 """What a leader adds to a write at most: its session and a tombstone, and so much per entry of the vector."""
+
+
+_PUT = Kind.PUT
+_new = tuple.__new__
 
 
 class Standing(Enum):
@@ -73,6 +77,7 @@ class Leader:
         assert session > 0, "0 stands for no session"
         self._fold = fold
         self._partition_count = partition_count
+        self._partition = fold.storage.identity.partition
         self._term = term
         self._session = session
         self._start = dict(start)
@@ -80,7 +85,11 @@ class Leader:
         self._schemas: set[int] = set()
         self._sequence = 0
         self._vector: dict[tuple[int, int], int] = {}
-        self._appended_vector: Vector = ()
+        self._packed: dict[tuple[int, int], bytes] = {}
+        """The entries of the vector as records carry them, in their order."""
+        self._folded_vector: Vector = ()
+        """What the session began from."""
+        self._is_covered = True
         self._declared = False
         self._overlay: dict[bytes, tuple[int, Write]] = {}
         """Images appended but not yet folded, with their sequence: the replica does not show them yet."""
@@ -102,7 +111,9 @@ class Leader:
             if not self._declared:
                 self._declared = True
                 self._vector = {**self._start, **{(region, rt): offset for region, rt, offset in position.vector}}
-                self._appended_vector = position.vector
+                self._packed = {source: encode_vector_entry(*source, self._vector[source]) for source in sorted(self._vector)}
+                self._folded_vector = position.vector
+                self._is_covered = len(self._vector) == len(position.vector)
             # Its replica stands still at a hole in the session, as all do: another session goes on from what was folded.
             return Standing.LEADING if self._fold.stuck_at is None else Standing.FENCED
         return Standing.FENCED if self._declared or position.term > self._term else Standing.DECLARED
@@ -115,14 +126,14 @@ class Leader:
     @property
     def is_covered(self) -> bool:
         """Whether the last record of the session covers everything that was merged."""
-        return self._vector_now() == self._appended_vector
+        return self._is_covered
 
     def opening(self) -> list[bytes]:
         """What comes first in a session, once: how far its leader had folded. Who has folded less has missed something."""
         if self._sequence:
             return []
         self._sequence = 1
-        folded = self._appended_vector
+        folded = self._folded_vector
         record = Record(Kind.HEARTBEAT, origin=Origin.REAL_TIME, term=self._term, session=self._session, sequence=1, vector=folded)
         return [log_record.encode(record)]
 
@@ -142,7 +153,7 @@ class Leader:
             source = (region, entry.partition)
             if entry.offset < self._vector.get(source, 0):
                 continue
-            self._vector[source] = entry.offset + 1
+            self._move(source, entry.offset + 1)
             try:
                 record = log_record.decode(entry.payload)
             except Corrupt as error:
@@ -169,15 +180,16 @@ class Leader:
         return [self._next(Kind.HEARTBEAT, timestamp_ms=fresh_ms)]
 
     def _merge_write(self, record: Record, region: int, entry: Entry, out: list[bytes]) -> None:
-        if partition_of(record.key, self._partition_count) != self._fold.storage.identity.partition:
+        key = record.key
+        if partition_of(key, self._partition_count) != self._partition:
             return
         stamp = min(record.timestamp_ms or entry.timestamp_ms, entry.timestamp_ms + CLOCK_SKEW_MS_MAX)
-        payload = record.value if record.kind is Kind.PUT else None
+        payload = record.value if record.kind is _PUT else None
         if payload is not None and record.schema_id not in self._schemas and not self._has_schema(record.schema_id):
             self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {record.schema_id}", region, entry)
             return
-        incoming = Write(max(stamp, 1), region, record.schema_id if payload is not None else 0, payload)
-        if not stands(incoming, self._state(record.key)):
+        incoming = _new(Write, (max(stamp, 1), region, record.schema_id if payload is not None else 0, payload))
+        if not stands(incoming, self._state(key)):
             self.ignored += 1
             return
         if len(entry.payload) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
@@ -186,7 +198,7 @@ class Leader:
         out.append(
             self._next(
                 record.kind,
-                key=record.key,
+                key=key,
                 value=record.value,
                 schema_id=incoming.schema_id,
                 timestamp_ms=incoming.timestamp_ms,
@@ -194,8 +206,8 @@ class Leader:
                 metadata=b"" if payload is not None else encode_tombstone(incoming.timestamp_ms, region),
             )
         )
-        self._overlay[record.key] = (self._sequence, incoming)
-        self._unfolded.append((self._sequence, record.key))
+        self._overlay[key] = (self._sequence, incoming)
+        self._unfolded.append((self._sequence, key))
 
     def _has_schema(self, schema_id: int) -> bool:
         if not self._is_registered(schema_id):
@@ -240,26 +252,17 @@ class Leader:
         metadata: bytes = b"",
     ) -> bytes:
         self._sequence += 1
-        self._appended_vector = self._vector_now()
-        return log_record.encode(
-            Record(
-                kind,
-                key=key,
-                value=value,
-                schema_id=schema_id,
-                origin=Origin.REAL_TIME,
-                timestamp_ms=timestamp_ms,
-                region=region,
-                metadata=metadata,
-                term=self._term,
-                session=self._session,
-                sequence=self._sequence,
-                vector=self._appended_vector,
-            )
-        )
+        self._is_covered = True
+        vector = b"".join(self._packed.values())
+        return encode_merged(kind, key, value, schema_id, timestamp_ms, region, metadata, self._term, self._session, self._sequence, vector)
 
-    def _vector_now(self) -> Vector:
-        return tuple(sorted((region, partition, offset) for (region, partition), offset in self._vector.items()))
+    def _move(self, source: tuple[int, int], offset: int) -> None:
+        """Everything of the source before `offset` was merged."""
+        if source not in self._packed:
+            self._packed = {one: self._packed.get(one, b"") for one in sorted((*self._packed, source))}
+        self._vector[source] = offset
+        self._packed[source] = encode_vector_entry(*source, offset)
+        self._is_covered = False
 
     def _forget_folded(self) -> None:
         folded = self._fold.storage.position.sequence

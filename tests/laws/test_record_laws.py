@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from venice.errors import Corrupt, InvalidRequest
-from venice.record import Kind, Origin, Record, Vector, decode, encode
+from venice.record import Kind, Origin, Record, Vector, decode, encode, encode_merged, encode_vector_entry
 
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -133,3 +133,22 @@ def test_absent_parts_take_no_room() -> None:
     assert len(encode(Record(Kind.PUT, b"k", b"v"))) == 32 + 2
     assert len(encode(Record(Kind.PUT, b"k", b"v", session=1))) == 32 + 24 + 2
     assert len(encode(Record(Kind.PUT, b"k", b"v", session=1, vector=((0, 0, 1),)))) == 32 + 24 + 14 + 2
+
+
+@given(
+    kind=st.sampled_from([Kind.PUT, Kind.DELETE, Kind.PROGRESS]),
+    strings=st.tuples(*[st.binary(max_size=20)] * 3),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1),
+    standing=st.tuples(*[st.integers(0, 2**64 - 1)] * 3).filter(any),
+    offsets=st.dictionaries(st.tuples(st.integers(-1, 9), st.integers(0, 9)), st.integers(0, 2**64 - 1), max_size=3),
+)
+def test_what_a_leader_encodes_is_the_record(
+    kind: Kind, strings: tuple[bytes, ...], timestamp_ms: int, standing: tuple[int, ...], offsets: dict[tuple[int, int], int]
+) -> None:
+    key, value, metadata = strings
+    term, session, sequence = standing
+    vector = tuple((*source, offset) for source, offset in sorted(offsets.items()))
+    entries = b"".join(encode_vector_entry(*entry) for entry in vector)
+    assert decode(encode_merged(kind, key, value, 3, timestamp_ms, 1, metadata, term, session, sequence, entries)) == Record(
+        kind, key, value, 3, 0, Origin.REAL_TIME, timestamp_ms, 1, metadata, term, session, sequence, vector
+    )

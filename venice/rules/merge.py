@@ -33,7 +33,9 @@ class Write(NamedTuple):
 
 def stands(incoming: Write, stored: Write | None) -> bool:
     """Whether `incoming` replaces `stored` (None: the key was never written). Equal writes change nothing."""
-    return stored is None or _rank(incoming) > _rank(stored)
+    if stored is None or incoming.timestamp_ms > stored.timestamp_ms:
+        return True
+    return incoming.timestamp_ms == stored.timestamp_ms and _rank(incoming) > _rank(stored)
 
 
 def _rank(write: Write) -> tuple[int, bool, bytes, int, int]:

@@ -92,6 +92,8 @@ class RocksStorage:
             raise translated(error, self.folder) from error
 
     def get_metadata(self, key: bytes) -> bytes | None:
+        if not self._has_metadata and not self._closed:
+            return None
         try:
             return self._metadata_rocks().get(key)
         except Exception as error:
