@@ -6,15 +6,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from venice.client.rows import Rows
 from venice.errors import Unavailable
 from venice.model import Store, Version
 from venice.rules.partitioning import partition_of
-from venice.schema.codec import Codec, Decode, copier, reader
+from venice.schema.codec import Decode, copier, key_codec, reader
+from venice.schema.types import Primitive, Type
 from venice.storage import PartitionStorage
 from venice.storage.format import decode_value, value_prefix
+
+_KEY_CLASSES: Final = {"int": int, "long": int, "string": str, "bytes": bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,14 @@ def view_of(store: Store, version: Version, storages: tuple[PartitionStorage, ..
     """
     schemas = {schema.id: schema.text for schema in store.value_schemas}
     latest = schemas[max(schemas)]
-    encode_key = Codec(store.key_schema).encode
+    keys = key_codec(store.key_schema)
+    encode_key = keys.encode
     readers = {schema_id: reader(text, latest) for schema_id, text in schemas.items()}
     decode = _decoder(store.name, readers)
     rows = Rows(storages, cache_bytes if version.hybrid is None else 0)
     get = _getter(rows, encode_key, value_prefix(version.value_schema_id), readers.get(version.value_schema_id), decode)
     if cache_objects and version.hybrid is None:
-        get = _cached(get, cache_objects, copier(latest))
+        get = _cached(get, cache_objects, copier(latest), _class_of(keys.schema.root))
     return View(version=version.number, storages=storages, encode_key=encode_key, decode=decode, get=get)
 
 
@@ -84,15 +88,20 @@ def _getter(
     return get
 
 
-def _cached(get: Callable[[Any], Any], cache_objects: int, copy: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _class_of(key: Type) -> type | None:
+    """The class that nearly all keys of a type are of, if there is such a one."""
+    return _KEY_CLASSES.get(key.kind) if isinstance(key, Primitive) and key.logical is None else None
+
+
+def _cached(get: Callable[[Any], Any], cache_objects: int, copy: Callable[[Any], Any], key_class: type | None) -> Callable[[Any], Any]:
     """`get` with the decoded values of an immutable version kept by key, first in, first out: cheaper than recency at these
     prices, and a hot key is back after one read."""
-    cache: OrderedDict[tuple[type, Any], Any] = OrderedDict()
+    cache: OrderedDict[Any, Any] = OrderedDict()
     missing = object()
 
     def get_cached(key: Any) -> Any:
         # By type, too: 1, 1.0 and True are equal to a dictionary, and not to a key schema.
-        kept = (key.__class__, key)
+        kept = key if key.__class__ is key_class else (key.__class__, key)
         try:
             found = cache.get(kept, missing)
         except TypeError:  # a record or another key that has no hash
