@@ -18,7 +18,7 @@ from venice.errors import VeniceError
 
 if TYPE_CHECKING:
     from venice.clock import Clock
-    from venice.config import Settings
+    from venice.config import Flow, Settings
     from venice.control.remote import ControllerClient
 
 FREE_BYTES_MIN = 2_000_000_000
@@ -166,6 +166,8 @@ def _processes(settings: Settings) -> Iterator[Finding]:
     for index in range(settings.workers):
         url = worker_url(settings, index)
         yield _process(f"{settings.node}-w{index}", url, healthy(f"{url}/health"))
+    for flow in settings.flows:
+        yield _flow(settings, flow, SystemClock().now_ms())
     if controller:
         try:
             yield from _cluster(ControllerClient(settings.controller_url, SystemClock(), retry_s=0))
@@ -183,6 +185,22 @@ def _process(name: str, url: str, is_healthy: bool) -> Finding:
     except VeniceError as error:
         return Finding(name=name, state="wrong", found=f"{url} does not answer as Venice does: {error.message}", fix=error.hint)
     return Finding(name=name, state="off", found=f"not running; its port is free ({url})", fix="'venice up' starts it")
+
+
+def _flow(settings: Settings, flow: Flow, now_ms: int) -> Finding:
+    from venice.deployed import STEADY_S, lives, process_name, read_state
+
+    name = f"flow {flow.name}"
+    known = read_state(settings, flow)
+    if known is None or known.state == "stopped" or (known.state == "runs" and not lives(known.process)):
+        return Finding(name=name, state="off", found=f"{flow.target} does not run", fix="'venice up' or 'venice run node' starts it")
+    if known.state == "finished":
+        return Finding(name=name, state="ok", found=f"{flow.target} came to the end of its input")
+    before = f", started {known.starts} times, last ended with exit code {known.exit_code}" if known.starts > 1 else ""
+    if known.state == "runs" and (known.starts == 1 or now_ms - known.started_ms > STEADY_S * 1000):
+        return Finding(name=name, state="ok", found=f"{flow.target} runs as process {known.process}{before}")
+    found = f"{flow.target} ended with exit code {known.exit_code} and is started again, {known.starts} starts so far"
+    return Finding(name=name, state="wrong", found=found, fix=f"read {settings.data / 'logs' / process_name(flow)}.log")
 
 
 def _cluster(controller: ControllerClient) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def node(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; default: the setting.")] = None,
     supervised: Supervised = False,
 ) -> None:
-    """Run this machine's workers, and restart the ones that die."""
+    """Run this machine's workers and the dataflows given to it, and restart the ones that die."""
     from venice.supervisor import run_node
 
     settings = settings_of(ctx, workers=workers)
@@ -109,6 +109,7 @@ def run_worker(
     threads: Annotated[int, typer.Option(min=1, help="Bytewax workers in this process; for dataflows of your own.")] = 1,
     recovery: Annotated[Path | None, typer.Option(help="Folder that keeps the state of a dataflow of your own.")] = None,
     snapshot_s: Annotated[float, typer.Option(min=0.0, help="Seconds between two snapshots of that state.")] = 10.0,
+    name: Annotated[str | None, typer.Option(help="Its name in logs; default: the worker's.")] = None,
     supervised: Supervised = False,
 ) -> None:
     """Run a dataflow in this process: ours (venice_flows.worker:build) or one of your own."""
@@ -116,7 +117,7 @@ def run_worker(
     flow = _function(build)(settings, index)
     from venice.operators import run as run_flow
 
-    with _begun(f"{settings.node}-w{index}", settings, supervised):
+    with _begun(name or f"{settings.node}-w{index}", settings, supervised):
         run_flow(flow, threads=threads, recovery=recovery, snapshot_s=snapshot_s)
 
 
@@ -151,7 +152,7 @@ def init(
 
 def settings_file() -> str:
     """The text `venice init` writes: every setting as a comment that shows its default."""
-    from venice.config import Settings
+    from venice.config import Flow, Settings
 
     lines = [
         "# Settings of Venice. Each line shows the default: take its '#' away to change it.",
@@ -160,7 +161,14 @@ def settings_file() -> str:
     for name, field in Settings.model_fields.items():
         value = str(field.default) if isinstance(field.default, Path) else field.default
         lines += ["", f"# {field.description}", f"#{name} = {json.dumps(value)}"]
+    lines += ["", "# Or, instead of a list, a table for each flow, after all other settings:", "# [[flows]]"]
+    for name, field in Flow.model_fields.items():
+        value = _EXAMPLES[name] if field.is_required() else str(field.default) if isinstance(field.default, Path) else field.default
+        lines.append(f"# {name} = {json.dumps(value)}  # {field.description}")
     return "\n".join(lines) + "\n"
+
+
+_EXAMPLES = {"name": "count-clicks", "target": "my_app.flow:build"}
 
 
 def _overwrite(file: Path) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from venice.errors import InvalidRequest, NotFound
@@ -15,6 +16,19 @@ from venice.errors import InvalidRequest, NotFound
 SETTINGS_FILE = "venice.toml"
 BROKER_VARIABLE = "VENICE_TEST_KAFKA"
 """Environment variable that names a running Kafka broker, HOST:PORT, for tests and for the quickstart."""
+
+
+class Flow(BaseModel):
+    """A dataflow of a user that a node runs beside its workers: one `[[flows]]` table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Its name in logs and in the data folder.")
+    target: str = Field(pattern=r"^[\w.]+:\w+$", description="MODULE:BUILD, a function (settings, worker) -> Dataflow.")
+    workers: int = Field(1, ge=1, le=256, description="Bytewax workers, the threads of its one process.")
+    folder: Path = Field(Path("."), description="Where it runs and its module is found, if that is not installed.")
+    recovery: bool = Field(True, description="Keep its state in the data folder and go on from there.")
+    snapshot_s: float = Field(10.0, ge=0, description="Seconds between two snapshots of that state.")
 
 
 class Settings(BaseSettings):
@@ -52,6 +66,16 @@ class Settings(BaseSettings):
     checkpoint_s: float = Field(600.0, ge=0, description="Seconds between two checkpoints of a partition at least.")
     topic_margin_s: float = Field(3600.0, ge=0, description="Topics keep what is younger, also where checkpoints hold it.")
     log_json: bool = Field(False, description="Processes log JSON objects, one a line, instead of plain text.")
+
+    flows: tuple[Flow, ...] = Field((), description="Dataflows of your own that this node runs; see docs/write-a-dataflow.md.")
+
+    @field_validator("flows")
+    @classmethod
+    def _named_once(cls, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+        names = [flow.name for flow in flows]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]!r} is the name of two flows")
+        return flows
 
     @property
     def log_url(self) -> str:
@@ -96,12 +120,14 @@ def load(path: Path | str | None = None, **overrides: Any) -> Settings:
             hint="the settings and their meanings are listed in docs/operating.md",
         ) from error
     base = file.resolve().parent if file.is_file() else Path.cwd()
-    return settings.model_copy(update={"data": (base / settings.data).resolve(), **_absolute_urls(settings, base)})
+    flows = tuple(flow.model_copy(update={"folder": (base / flow.folder).resolve()}) for flow in settings.flows)
+    return settings.model_copy(update={"data": (base / settings.data).resolve(), "flows": flows, **_absolute_urls(settings, base)})
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with `settings` in it: what a child process needs to `load` the same ones."""
-    return {**os.environ, **{f"VENICE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}}
+    values = settings.model_dump(mode="json").items()
+    return {**os.environ, **{f"VENICE_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in values}}
 
 
 def named_broker() -> str | None:

@@ -1,6 +1,6 @@
 """Processes that run other processes: start them, restart the ones that die, stop them all.
 
-`run_node` supervises the workers of a node; `Cluster` supervises a controller, a router and nodes on one machine.
+`run_node` supervises the workers of a node and the dataflows of users; `Cluster` a controller, a router and nodes on one machine.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from venice.clock import Clock, SystemClock
-from venice.config import Settings, environment
+from venice.config import Flow, Settings, environment
 from venice.control.remote import ControllerClient
+from venice.deployed import STEADY_S, FlowState, State, command, process_name, write_state
 from venice.errors import Unavailable, VeniceError
 from venice.node import check_port, host_port, on_stop_signal, worker_id, worker_url
 from venice.telemetry import log_event
@@ -34,11 +35,21 @@ class _Child:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    folder: Path | None = None
+    may_finish: bool = False
+    on_change: Callable[[FlowState], None] = lambda state: None
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
+    started_ms: int = 0
+    starts: int = 0
+    exit_code: int | None = None
     failures: int = 0
     restart_at_s: float | None = None
-    exits: list[int] = field(default_factory=list)
+    finished: bool = False
+
+    def tell(self, state: State) -> None:
+        process = self.process.pid if self.process is not None else 0
+        self.on_change(FlowState(state=state, process=process, started_ms=self.started_ms, starts=self.starts, exit_code=self.exit_code))
 
 
 class Supervisor:
@@ -57,10 +68,28 @@ class Supervisor:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, name: str, command: Sequence[str], settings: Settings) -> None:
-        """A child to run: `python -m venice.cli COMMAND` under these settings."""
+    def add(
+        self,
+        name: str,
+        command: Sequence[str],
+        settings: Settings,
+        *,
+        folder: Path | None = None,
+        may_finish: bool = False,
+        on_change: Callable[[FlowState], None] = lambda state: None,
+    ) -> None:
+        """A child to run: `python -m venice.cli COMMAND` under these settings.
+
+        Args:
+            name: Its name in logs, and of its own log file.
+            command: Arguments of `venice`.
+            settings: Reach it by its environment.
+            folder: Where it runs; default: here.
+            may_finish: It is not started again once it has ended without an error.
+            on_change: Hears what became of it, in the thread that watches the children.
+        """
         arguments = [sys.executable, "-m", "venice.cli", *command, "--supervised"]
-        self._children[name] = _Child(name, arguments, environment(settings))
+        self._children[name] = _Child(name, arguments, environment(settings), folder, may_finish, on_change)
 
     def start(self) -> None:
         """Start all children and the thread that watches them."""
@@ -89,6 +118,9 @@ class Supervisor:
                 process.wait()
             if process.stdin is not None:
                 process.stdin.close()
+        for child in self._children.values():
+            if not child.finished:
+                child.tell("stopped")
 
     def pids(self) -> dict[str, int]:
         """Process ids of the children that run now."""
@@ -100,19 +132,28 @@ class Supervisor:
         return self._logs / f"{name}.log"
 
     def _spawn(self, child: _Child) -> None:
+        child.started_s, child.started_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        child.starts += 1
         with self.log_file(child.name).open("ab") as output:
             # A session of its own: Ctrl-C at the terminal reaches the supervisor alone, which then stops the children in order.
             # The pipe on standard input is how a child learns that the supervisor is gone.
-            child.process = subprocess.Popen(
-                child.command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=dict(child.environment),
-                start_new_session=True,
-            )
-        child.started_s = self._clock.monotonic_s()
+            try:
+                child.process = subprocess.Popen(
+                    child.command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    env=dict(child.environment),
+                    cwd=child.folder,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                output.write(f"error: {child.name} cannot be started: {error}\n".encode())
+                child.exit_code = error.errno
+                self._restart_later(child, child.started_s)
+                return
         child.restart_at_s = None
+        child.tell("runs")
 
     def _watch(self) -> None:
         while not self._stopping.wait(0.05):
@@ -126,23 +167,48 @@ class Supervisor:
             if now_s >= child.restart_at_s:
                 self._spawn(child)
             return
+        if child.finished:
+            return
         assert child.process is not None, "a child without a process waits for its restart"
         code = child.process.poll()
         if code is None:
             return
         if child.process.stdin is not None:
             child.process.stdin.close()
-        child.failures = child.failures + 1 if now_s - child.started_s < RESTART_S_MAX else 0
-        child.restart_at_s = now_s + min(RESTART_S * 2**child.failures, RESTART_S_MAX) if child.failures else now_s
+        child.exit_code = code
+        if code == 0 and child.may_finish:
+            child.finished = True
+            log_event("process_finished", child=child.name)
+            child.tell("finished")
+            return
         log_event("process_exited", child=child.name, code=code)
+        self._restart_later(child, now_s)
+
+    def _restart_later(self, child: _Child, now_s: float) -> None:
+        child.failures = child.failures + 1 if now_s - child.started_s < STEADY_S else 0
+        child.restart_at_s = now_s + min(RESTART_S * 2**child.failures, RESTART_S_MAX) if child.failures else now_s
+        child.tell("waits")
 
 
 def run_node(settings: Settings) -> None:
-    """Run a node's workers until SIGTERM or SIGINT."""
+    """Run a node's workers, and the dataflows it was given, until SIGTERM or SIGINT."""
     supervisor = Supervisor(settings.data / "logs")
     for index in range(settings.workers):
         supervisor.add(f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings)
+    for flow in settings.flows:
+        _add_flow(supervisor, settings, flow)
     _run(supervisor)
+
+
+def _add_flow(supervisor: Supervisor, settings: Settings, flow: Flow) -> None:
+    supervisor.add(
+        process_name(flow),
+        command(settings, flow),
+        settings,
+        folder=flow.folder,
+        may_finish=True,
+        on_change=lambda state: write_state(settings, flow, state),
+    )
 
 
 class Cluster:
@@ -222,7 +288,9 @@ def healthy(url: str) -> bool:
 
 
 def _node_settings(settings: Settings, index: int) -> Settings:
-    return settings.model_copy(update={"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers})
+    # A flow runs once in a cluster, so the first node has them all.
+    changed = {"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers, "flows": ()}
+    return settings.model_copy(update=changed)
 
 
 def _run(supervisor: Supervisor) -> None:
