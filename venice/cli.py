@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
-from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_processes, cli_push, cli_stores, cli_writes
+from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_integrity, cli_processes, cli_push, cli_stores, cli_writes
 from venice.cli_output import WIDE, report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
@@ -52,6 +52,8 @@ app.command()(cli_data.sql)
 app.command()(cli_data.export)
 cli_inspect.inspect.command("snapshot")(cli_files.snapshot)
 cli_inspect.inspect.command("replica")(cli_files.replica)
+cli_inspect.inspect.command("lag")(cli_integrity.lag)
+cli_inspect.inspect.command("dead-letters")(cli_integrity.dead_letters)
 app.add_typer(cli_inspect.inspect, name="inspect")
 app.add_typer(cli_processes.run, name="run")
 app.add_typer(cli_processes.worker, name="worker")

@@ -19,6 +19,7 @@ from venice.errors import InvalidRequest, NotFound, VeniceError
 if TYPE_CHECKING:
     from venice.config import Settings
     from venice.control.remote import ControllerClient
+    from venice.model import FaultCount
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 """The option every command takes."""
@@ -153,6 +154,16 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def lag_text(records: int, seconds: float) -> str:
+    """How far something is behind, for people."""
+    return f"{records:,} ({seconds:.1f} s)" if records else "0"
+
+
+def faults_text(faults: Iterable[FaultCount]) -> str:
+    """Faulty records for people: how many of which kind; those of the real-time topic are marked."""
+    return ", ".join(f"{one.count:,} {one.fault}{' (rt)' if one.topic == 'real_time' else ''}" for one in faults) or "-"
 
 
 def preview(data: bytes) -> str:

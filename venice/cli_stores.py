@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from venice.cli_output import AsJson, controller_of, group, model_json, moment, say, say_json, schema_text, size, table
+from venice.cli_output import (
+    AsJson,
+    controller_of,
+    faults_text,
+    group,
+    lag_text,
+    model_json,
+    moment,
+    say,
+    say_json,
+    schema_text,
+    size,
+    table,
+)
 from venice.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -291,10 +304,12 @@ def _print_versions(found: tuple[VersionInfo, ...]) -> None:
             f"{info.version.row_count:,}",
             size(info.version.byte_count),
             f"{info.ready_partitions}/{info.version.partition_count}",
+            lag_text(info.lag_records, info.lag_s) if info.version.hybrid is not None else "-",
+            faults_text(info.faults),
             moment(info.version.created_ms),
             info.version.push_id,
             info.version.reason,
         )
         for info in found
     ]
-    say(table(("version", "status", "role", "rows", "size", "ready", "created", "push", "reason"), rows))
+    say(table(("version", "status", "role", "rows", "size", "ready", "lag", "faulty", "created", "push", "reason"), rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from venice.model import Leadership, Node, Version, VersionStatus, Worker
+from venice.model import FaultCount, Leadership, Node, Version, VersionStatus, Worker
 from venice.rules.lifecycle import Role
 
 
@@ -53,6 +53,10 @@ class VersionInfo:
     """Of a hybrid version, by partition: who merges real-time writes into it; None where nobody can yet."""
     lag_records: int = 0
     """Records that its replicas have left to merge or to fold, together, as far as they have reported."""
+    lag_s: float = 0.0
+    """Seconds by which the one furthest behind is late."""
+    faults: tuple[FaultCount, ...] = ()
+    """Faulty records that its replicas and their leaders have met since their workers started, together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

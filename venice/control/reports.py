@@ -6,7 +6,7 @@ started: an older one may describe a process that is long gone.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from venice.clock import Clock
 from venice.control.encoding import decode_report
 from venice.errors import Corrupt
 from venice.log import Entry, Log
-from venice.model import Assignment, ReplicaReport, ReplicaState, Version, WorkerReport
+from venice.model import Assignment, Fault, FaultCount, ReplicaReport, ReplicaState, Version, WorkerReport
 from venice.naming import REPORTS_TOPIC
 from venice.rules.placement import needed
 
@@ -45,6 +45,10 @@ class Progress:
     """Why it cannot become complete; empty while it can."""
     lag_records: int = 0
     """What the replicas have left to merge or to fold, together."""
+    lag_s: float = 0.0
+    """Of the one that is furthest behind."""
+    faults: tuple[FaultCount, ...] = ()
+    """Of all replicas together, the most frequent first."""
 
 
 class Reports:
@@ -113,17 +117,24 @@ class Reports:
         if assignment is None:
             return Progress(0, False, "")
         ready_partitions = lag_records = 0
+        lag_s = 0.0
+        faults: Counter[tuple[str, Fault]] = Counter()
         failure = ""
         for partition, ids in enumerate(assignment.replicas):
             least = needed(version.replication_factor, ids)
             found = [(worker_id, self.replica(worker_id, store, version.number, partition)) for worker_id in ids]
             lag_records += sum(replica.lag_records for _, replica in found if replica is not None)
+            for _, replica in found:
+                if replica is not None:
+                    lag_s = max(lag_s, replica.lag_s)
+                    faults.update({(one.topic, one.fault): one.count for one in replica.faults})
             errors = [(worker_id, replica) for worker_id, replica in found if replica is not None and replica.state is ReplicaState.ERROR]
             ready_partitions += sum(self._is_ready(worker_id, store, version.number, partition) for worker_id in ids) >= least
             if not failure and len(ids) - len(errors) < least:
                 worker_id, broken = errors[0]
                 failure = f"partition {partition} failed on worker {worker_id}: {broken.error or 'no reason given'}"
-        return Progress(ready_partitions, ready_partitions == len(assignment.replicas), failure, lag_records)
+        counts = tuple(FaultCount(topic=topic, fault=fault, count=count) for (topic, fault), count in faults.most_common())
+        return Progress(ready_partitions, ready_partitions == len(assignment.replicas), failure, lag_records, lag_s, counts)
 
     def readable(self, store: str, version: Version, assignment: Assignment | None) -> bool:
         """Every partition has a replica that is ready."""

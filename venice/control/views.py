@@ -26,6 +26,8 @@ def version_info(catalog: Catalog, reports: Reports, store: Store, version: Vers
         placed=assignment is not None,
         leaders=assignment.leaders if assignment is not None else (),
         lag_records=progress.lag_records,
+        lag_s=progress.lag_s,
+        faults=progress.faults,
     )
 
 
