@@ -18,7 +18,7 @@ def open_log(url: str, clock: Clock, *, timeout_s: float = 30.0) -> Log:
     Args:
         url: Where it is.
         clock: For timestamps and waiting.
-        timeout_s: After how long a silent Kafka cluster is Unavailable.
+        timeout_s: After how long a log that does not answer is Unavailable; the embedded one is never waited for as long.
 
     Raises:
         InvalidRequest: No such URL.
@@ -27,8 +27,9 @@ def open_log(url: str, clock: Clock, *, timeout_s: float = 30.0) -> Log:
     kind, _, place = url.partition(":")
     if kind == "sqlite" and place:
         from venice.log.sqlite import SqliteLog
+        from venice.log.sqlite_file import BUSY_S
 
-        return SqliteLog(Path(place), clock)
+        return SqliteLog(Path(place), clock, busy_s=min(timeout_s, BUSY_S))
     if kind == "kafka" and _SERVERS.fullmatch(place):
         from venice.log.kafka import KafkaLog
 

@@ -21,7 +21,7 @@ import apsw
 from venice.clock import Clock
 from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound
 from venice.log import PARTITIONS_MAX, PAYLOAD_BYTES_MAX
-from venice.log.sqlite_file import Doorbell, Gone, SqliteFile, TopicFile, create_topic_file, os_error, remove_file, sync_folder
+from venice.log.sqlite_file import BUSY_S, Doorbell, Gone, SqliteFile, TopicFile, create_topic_file, os_error, remove_file, sync_folder
 from venice.log.sqlite_reader import SqliteReader
 from venice.naming import check_topic_name
 
@@ -43,10 +43,12 @@ class SqliteLog:
         folder: Made if it is missing.
         clock: Gives records their timestamps; used for all waiting.
         new_id: Makes the ids of topics: unique for ever, letters and digits, at most 32.
+        busy_s: How long a call waits for a process that holds a file before it is Unavailable.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, new_id: Callable[[], str] = _random_id) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, new_id: Callable[[], str] = _random_id, busy_s: float = BUSY_S) -> None:
         self._folder = folder
+        self._busy_s = busy_s
         self._clock = clock
         self._new_id = new_id
         self._process = os.getpid()
@@ -56,7 +58,7 @@ class SqliteLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._bell = Doorbell(folder / "doorbell", new_id())
-            self._index = SqliteFile(folder / "topics.db", clock, create=_INDEX_TABLES)
+            self._index = SqliteFile(folder / "topics.db", clock, create=_INDEX_TABLES, busy_s=busy_s)
             sync_folder(folder)
         except OSError as error:
             raise os_error(error, folder) from error
@@ -171,7 +173,7 @@ class SqliteLog:
             path = self._path(topic, topic_id)
             if path.exists():
                 with suppress(Gone):
-                    return TopicFile(topic, path, self._clock)
+                    return TopicFile(topic, path, self._clock, busy_s=self._busy_s)
             elif self._find(topic)[0] == topic_id:
                 raise Corrupt(
                     f"{path} is missing, although topics.db lists the topic {topic!r}",
@@ -235,7 +237,7 @@ class SqliteLog:
             # A damaged one goes all the same. One held by a process that is stopped must stay for now: unmarked, that
             # process would append to a file that nobody can find.
             with suppress(Gone, Corrupt):
-                file = TopicFile(topic, path, self._clock)
+                file = TopicFile(topic, path, self._clock, busy_s=self._busy_s)
                 try:
                     file.mark_deleted()
                 finally:

@@ -54,9 +54,10 @@ class SqliteFile:
         clock: Waits for other processes' transactions.
         create: Tables to make if the file is missing or empty; without them it must be there.
         write_ahead_log: Of a file being created: readers then never wait for writers.
+        busy_s: How long to wait for another process's transaction.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, create: str = "", write_ahead_log: bool = False) -> None:
+    def __init__(self, path: Path, clock: Clock, *, create: str = "", write_ahead_log: bool = False, busy_s: float = BUSY_S) -> None:
         self.path = path
         self.lock = threading.Lock()
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
@@ -65,7 +66,7 @@ class SqliteFile:
         except apsw.Error as error:
             raise _translated(error, path, 0) from error
         try:
-            self._db.set_busy_handler(_busy_handler(clock))
+            self._db.set_busy_handler(_busy_handler(clock, busy_s))
             try:
                 self._db.pragma("synchronous", "FULL")
                 if write_ahead_log:
@@ -110,8 +111,8 @@ class SqliteFile:
 class TopicFile(SqliteFile):
     """The records of one topic. Every call raises Gone once the topic is deleted: one that exists has partitions."""
 
-    def __init__(self, topic: str, path: Path, clock: Clock) -> None:
-        super().__init__(path, clock)
+    def __init__(self, topic: str, path: Path, clock: Clock, *, busy_s: float = BUSY_S) -> None:
+        super().__init__(path, clock, busy_s=busy_s)
         try:
             # Also opens the write-ahead log now, while the path certainly belongs to this topic.
             self.partitions = self.run("BEGIN", lambda db: len(db.execute("SELECT number FROM partition").fetchall()))
@@ -331,7 +332,7 @@ def _translated(error: apsw.Error, path: Path, system_errno: int) -> VeniceError
         case apsw.CorruptError() | apsw.NotADBError() | apsw.SQLError() | apsw.FormatError():
             return Corrupt(f"{path} is damaged or not a file of the Venice log: {error}", hint="restore it from a copy")
         case apsw.BusyError() | apsw.LockedError():
-            return Unavailable(f"{path} is held by another process for over {BUSY_S:.0f} s", hint="find the process that is stopped")
+            return Unavailable(f"{path} is held by another process for too long", hint="find the process that is stopped")
         case apsw.FullError():
             return Full(f"no space left for {path}", hint="free some, then try again")
         case apsw.IOError() if system_errno in _FULL:
@@ -341,7 +342,7 @@ def _translated(error: apsw.Error, path: Path, system_errno: int) -> VeniceError
     return Unavailable(f"cannot use {path}: {error}", hint="check the disk, the permissions and the limit of open files")
 
 
-def _busy_handler(clock: Clock) -> Callable[[int], bool]:
+def _busy_handler(clock: Clock, busy_s: float) -> Callable[[int], bool]:
     """Waits in short even steps: SQLite's own handler grows them to 100 ms, which starves some of several appenders."""
     since_s = 0.0
 
@@ -349,7 +350,7 @@ def _busy_handler(clock: Clock) -> Callable[[int], bool]:
         nonlocal since_s
         if calls == 0:
             since_s = clock.monotonic_s()
-        elif clock.monotonic_s() - since_s > BUSY_S:
+        elif clock.monotonic_s() - since_s > busy_s:
             return False
         clock.sleep(BUSY_POLL_S)
         return True
