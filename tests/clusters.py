@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from kafka_broker import run_broker
 
 from venice.config import Settings, load
 
@@ -48,3 +49,16 @@ def start_cluster(make_settings: Callable[..., Settings]) -> Iterator[Callable[.
             return cluster
 
         yield start
+
+
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A log for one cluster: a catalog has one name, so a broker of its own, not the one that other tests share."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    started = run_broker("start", tmp_path / "kafka")
+    if started.returncode:
+        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
+    yield started.stdout.strip()
+    run_broker("stop", tmp_path / "kafka")

@@ -7,13 +7,13 @@ import socket
 from collections.abc import Generator
 
 import pytest
-from clusters import make_settings, start_cluster
+from clusters import log_url, make_settings, start_cluster
 from hypothesis import HealthCheck, settings
 from kafka_broker import kafka_url
 
 from venice.clock import ManualClock
 
-__all__ = ["kafka_url", "make_settings", "start_cluster"]  # Fixtures: pytest finds them by their names here.
+__all__ = ["kafka_url", "log_url", "make_settings", "start_cluster"]  # Fixtures: pytest finds them by their names here.
 
 # A shared machine is slow at times, and a slow example is not a wrong one. Examples are few enough for every run.
 settings.register_profile("venice", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
