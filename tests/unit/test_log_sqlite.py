@@ -394,6 +394,22 @@ def test_a_process_that_stops_within_a_transaction_does_not_block_for_ever(folde
     assert list(folder.glob("t@*")) == [], "the second try finishes what the first began"
 
 
+def test_a_held_file_is_waited_for_as_long_as_the_caller_says(folder: Path) -> None:
+    clock = ManualClock()
+    log = open_log(f"sqlite:{folder}", clock, timeout_s=0.5)
+    log.create_topic("t", 1)
+    (topic_file,) = folder.glob("t@*.db")
+    holder = apsw.Connection(str(topic_file))
+    holder.execute("BEGIN IMMEDIATE")
+    before_s = clock.monotonic_s()
+    with pytest.raises(Unavailable, match="held by another process"):
+        log.append("t", 0, [b"a"])
+    assert 0.5 < clock.monotonic_s() - before_s < 1
+    holder.close()
+    assert log.append("t", 0, [b"a"]) == [0]
+    log.close()
+
+
 def test_a_deletion_cut_short_is_finished_by_the_next_creation(folder: Path, clock: ManualClock, log: SqliteLog) -> None:
     """A process killed right after the name went leaves a file that others may still have open."""
     first = log.create_topic("t", 1)
