@@ -55,7 +55,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(
     st.lists(ROWS, max_size=6),
-    st.sampled_from([1, 3, 8]),
+    st.sampled_from([1, 3, 8, 40]),
     st.sampled_from([1, 60, 65536]),
     st.sampled_from([1, 200, 1 << 20]),
     st.booleans(),
@@ -70,7 +70,7 @@ def test_merged_runs_are_the_last_row_of_each_key_in_order(
     duplicates = 0
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(runs, "BLOCK_BYTES", block_bytes)
-        spills = [stack.enter_context(closing(Spill(scratch))) for _ in range(2)]
+        spills = [stack.enter_context(closing(Spill(scratch, partition_count, spills=8))) for _ in range(2)]
         kind = pa.large_binary() if large else pa.binary()
         for number, rows in enumerate(stretches):
             keys, values = (pa.array([row[side] for row in rows], kind) for side in (0, 1))
@@ -79,7 +79,7 @@ def test_merged_runs_are_the_last_row_of_each_key_in_order(
             for partition, found in run.blocks.items():
                 blocks.setdefault(partition, []).extend(found)
         merged: dict[bytes, bytes] = {}
-        for partition, found in blocks.items():
+        for partition, found in sorted(blocks.items()):
             keys_seen: list[bytes] = []
             for step in merge(found, policy, step_bytes):
                 keys_seen += step.keys
@@ -88,6 +88,9 @@ def test_merged_runs_are_the_last_row_of_each_key_in_order(
                 merged.update(zip(step.keys, step.values, strict=True))
             assert keys_seen == sorted(set(keys_seen))
             assert all(partition_of(key, partition_count) == partition for key in keys_seen)
+            last_of_file = all(spills[0].file_of(other) != spills[0].file_of(partition) for other in blocks if other > partition)
+            for spill in spills if last_of_file else ():
+                spill.release(spill.file_of(partition))
     assert merged == expected
     assert duplicates == rows_read - len(expected)
     assert list(scratch.iterdir()) == [], "runs have no names"
@@ -99,10 +102,19 @@ def test_rows_that_differ_under_one_key_are_refused_and_equal_ones_are_not(scrat
     # As Avro bytes, so that the error can name them.
     keys = [bytes([2 * len(key)]) + key if len(key) < 64 else b"\x02?" for key, _ in rows]
     values = [value for _, value in rows]
-    with closing(Spill(scratch)) as spill:
+    with closing(Spill(scratch, 1)) as spill:
         arrays = pa.array(keys, pa.binary()), pa.array(values, pa.binary())
         if len(set(zip(keys, values, strict=True))) == len(set(keys)):
             assert write_run(0, *arrays, 1, spill, policy).duplicates == len(keys) - len(set(keys))
         else:
             with pytest.raises(InvalidRequest, match="several rows with different values have the same key"):
                 write_run(0, *arrays, 1, spill, policy)
+
+
+@given(st.integers(1, 70), st.integers(1, 100))
+def test_partitions_share_files_with_their_neighbours(scratch: Path, partition_count: int, spills: int) -> None:
+    with closing(Spill(scratch, partition_count, spills=spills)) as spill:
+        files = [spill.file_of(partition) for partition in range(partition_count)]
+        assert files == sorted(files)
+        assert set(files) == set(range(len(spill.descriptors)))
+        assert len(spill.descriptors) == min(partition_count, max(1, 64 // spills))

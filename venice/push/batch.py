@@ -21,6 +21,7 @@ from venice.control.answers import PushGrant, VersionInfo
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, InvalidRequest, Unavailable, VeniceError
 from venice.model import Store, Version, VersionStatus
+from venice.push.columns import quote_text
 from venice.push.heartbeat import Heartbeat
 from venice.push.interrupts import Interrupts, interrupts
 from venice.push.plan import Plan, make_plan
@@ -333,12 +334,13 @@ def _not_loaded(info: VersionInfo, wait_s: float) -> Unavailable:
 
 def configure(connection: duckdb.DuckDBPyConnection, threads: int, memory_limit: str | None) -> None:
     """Make a connection read as pushes do: in order, in UTC, within limits. Raises InvalidRequest."""
-    connection.execute("SET threads = ?", [threads])
+    # Not as parameters of a statement: for those DuckDB imports pandas, if it is installed.
+    connection.execute(f"SET threads = {threads:d}")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = true")
     if memory_limit is not None:
         try:
-            connection.execute("SET memory_limit = ?", [memory_limit])
+            connection.execute(f"SET memory_limit = {quote_text(memory_limit)}")
         except duckdb.Error as error:
             raise InvalidRequest(f"memory limit {memory_limit!r} is not an amount of memory", hint="write it as 500MB or 2GB") from error
 

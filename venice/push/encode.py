@@ -11,12 +11,13 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from venice.errors import Full, InvalidRequest, VeniceError
 from venice.push.columns import quote
 from venice.push.duplicates import describe_key, shown
 from venice.push.plan import Field, Plan, Side
+from venice.push.runs import raw
+from venice.schema.arrow_buffers import binary_scalar
 from venice.schema.columnar import ColumnEncoder
 
 
@@ -72,7 +73,7 @@ class RowEncoder:
             if self._plan.value.fields:
                 values = self._value.encode(_part(batch, self._plan.value, self._value_columns))
             else:
-                values = pa.repeat(pa.scalar(self._prefix, pa.binary()), batch.num_rows)  # A record without fields has no columns.
+                values = pa.repeat(binary_scalar(self._prefix), batch.num_rows)  # A record without fields has no columns.
         except InvalidRequest as error:
             raise self._misfit_error(batch, error) from error
         self._check_sizes(keys, values)
@@ -91,7 +92,7 @@ class RowEncoder:
     def _check_sizes(self, keys: pa.Array, values: pa.Array) -> None:
         if values.nbytes <= self._value_bytes_max:
             return  # All of them together are smaller than one may be.
-        sizes = pc.binary_length(values).to_numpy(zero_copy_only=False) - len(self._prefix)
+        sizes = np.diff(raw(values)[0]) - len(self._prefix)
         row = int(sizes.argmax())
         if sizes[row] > self._value_bytes_max:
             raise Full(

@@ -6,6 +6,7 @@ a time: DuckDB does that work with threads of its own) and takes it all the way 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from venice.push.encode import RowEncoder
 from venice.push.plan import Plan
 from venice.push.runs import Block, Run, Spill, write_run
 from venice.push.sources import read_error
+from venice.push.writer import Job
 
 RUN_ROWS_MAX: Final = 65_536
 RUN_BYTES: Final = 16 << 20
@@ -135,17 +137,46 @@ class Intake:
         self._policy = policy
         self._count = count
         self._lock = Lock()
-        self.spills = [Spill(folder) for _ in range(lanes)]
+        self.spills = [Spill(folder, partition_count, spills=lanes) for _ in range(lanes)]
         self.taken = Taken()
+        self._unwritten: Counter[int] = Counter()
 
     def lanes(self) -> list[Callable[[], None]]:
         """One function per thread; each returns when the input ends."""
         return [lambda spill=spill: self._lane(spill) for spill in self.spills]  # type: ignore[misc]
 
+    def jobs(self) -> list[Job]:
+        """The partitions that have rows, in the order to write them, once everything is read.
+
+        Large ones first, so that the last to finish is small; but those that share a file one after the other, so that it
+        can be released.
+        """
+        sizes = {partition: sum(block.size for block in blocks) for partition, blocks in self.taken.blocks.items()}
+        files: dict[int, int] = {}
+        for partition, size in sizes.items():
+            file = self._file_of(partition)
+            files[file] = max(files.get(file, 0), size)
+        ordered = sorted(sizes, key=lambda partition: (-files[self._file_of(partition)], self._file_of(partition), -sizes[partition]))
+        self._unwritten = Counter(map(self._file_of, ordered))
+        return [Job(partition, self.taken.blocks[partition]) for partition in ordered]
+
+    def written(self, partition: int) -> None:
+        """Told of each partition that is written, by any thread: gives the space of its runs back."""
+        file = self._file_of(partition)
+        with self._lock:
+            self._unwritten[file] -= 1
+            last = not self._unwritten[file]
+        if last:
+            for spill in self.spills:
+                spill.release(file)
+
     def close(self) -> None:
-        """Give the disk space back."""
+        """Give all space back."""
         for spill in self.spills:
             spill.close()
+
+    def _file_of(self, partition: int) -> int:
+        return self.spills[0].file_of(partition)
 
     def _lane(self, spill: Spill) -> None:
         while (stretch := self._reader.next()) is not None:

@@ -2,15 +2,14 @@
 
 Write path: read → encode → partition → **sort** → seal. A run is one stretch of the input; its blocks are the unit in
 which `venice/push/merge.py` reads it back. The files are unlinked as soon as they are made: processes share them by
-descriptor, and a push that dies in whatever way leaves nothing of them behind.
+descriptor, and a push that dies in whatever way leaves nothing of them behind. A few partitions share a file, which is
+emptied as soon as they are written: their sorted files then take the place of the runs, in memory and on disk.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Iterator
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,11 +21,15 @@ import pyarrow as pa
 from venice.errors import Full, Unavailable, VeniceError
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.keys import key_column, partitions, sort
+from venice.schema.arrow_buffers import number_column
 
 BLOCK_BYTES: Final = 64 * 1024
 """Aimed-at size of a block. A merge holds about one block of every run."""
 
-_BUFFER_BYTES: Final = 1 << 20
+FILES_MAX: Final = 64
+"""Files of all spills of a push, if there are so many partitions: each takes a descriptor in every process."""
+_BUFFERS_MAX: Final = 1024
+"""Most that one writev takes (IOV_MAX)."""
 
 
 class Block(NamedTuple):
@@ -59,35 +62,64 @@ class Run(NamedTuple):
 
 
 class Spill:
-    """A file without a name that runs are appended to, by one thread."""
+    """Files without names that runs are appended to, by one thread; partitions next to one another may share one.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where the files are made.
+        spills: How many of them the push has.
+    """
+
+    def __init__(self, folder: Path, partition_count: int, *, spills: int = 1) -> None:
         self._folder = folder
-        try:
-            self.descriptor, path = tempfile.mkstemp(prefix="push-", suffix=".runs", dir=folder)
-            os.unlink(path)
-        except OSError as error:
-            raise disk_error(error, folder) from error
-        self._file = io.BufferedWriter(io.FileIO(self.descriptor, "wb"), _BUFFER_BYTES)
-        self.size = 0
+        self._partition_count = partition_count
+        self.descriptors: list[int] = []
+        self._ends: list[int] = []
+        for _ in range(min(partition_count, max(1, FILES_MAX // spills))):
+            try:
+                descriptor, path = tempfile.mkstemp(prefix="push-", suffix=".runs", dir=folder)
+                self.descriptors.append(descriptor)
+                self._ends.append(0)
+                os.unlink(path)
+            except OSError as error:
+                self.close()
+                raise disk_error(error, folder) from error
 
-    def append(self, buffers: Iterator[memoryview]) -> None:
-        """Write `buffers` at the end, one after the other.
+    def file_of(self, partition: int) -> int:
+        """Which of the files has the partition's rows."""
+        return partition * len(self.descriptors) // self._partition_count
+
+    def end(self, file: int) -> tuple[int, int]:
+        """Where the next rows of a file go: descriptor and offset."""
+        return self.descriptors[file], self._ends[file]
+
+    def append(self, file: int, buffers: list[memoryview]) -> None:
+        """Write `buffers` at the end of a file, one after the other.
 
         Raises:
             Full: The disk is full.
         """
+        descriptor = self.descriptors[file]
         try:
-            for buffer in buffers:
-                self._file.write(buffer)
-                self.size += buffer.nbytes
-            self._file.flush()
+            for low in range(0, len(buffers), _BUFFERS_MAX):
+                chunk = buffers[low : low + _BUFFERS_MAX]
+                size = sum(buffer.nbytes for buffer in chunk)
+                written = os.writev(descriptor, chunk)
+                if written < size:  # The disk is nearly full, or it is more than one call may write.
+                    rest = memoryview(b"".join(chunk))[written:]
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+                self._ends[file] += size
         except OSError as error:
             raise disk_error(error, self._folder) from error
 
+    def release(self, file: int) -> None:
+        """Empty a file that nobody reads any more."""
+        os.ftruncate(self.descriptors[file], 0)
+
     def close(self) -> None:
-        # Not the buffered file: it would try again to write what a full disk refused.
-        self._file.raw.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
 
 
 def disk_error(error: OSError, place: Path) -> VeniceError:
@@ -113,17 +145,14 @@ def write_run(number: int, keys: pa.Array, values: pa.Array, partition_count: in
     where = partitions(column, partition_count)
     order = sort(column, where)
     rows = policy.settle(order, column, values)
-    picked = pa.array(rows)
+    picked = number_column(rows)
     counts = np.bincount(where[rows], minlength=partition_count)
-    blocks: dict[int, list[Block]] = {}
-    spill.append(_cut(number, keys.take(picked), values.take(picked), counts, spill, blocks))
+    blocks = _append(number, keys.take(picked), values.take(picked), counts, spill)
     return Run(blocks, len(rows), len(order.rows) - len(rows))
 
 
-def _cut(
-    run: int, keys: pa.Array, values: pa.Array, counts: npt.NDArray[np.intp], spill: Spill, blocks: dict[int, list[Block]]
-) -> Iterator[memoryview]:
-    """The bytes of all blocks in order; fills `blocks` on the way."""
+def _append(run: int, keys: pa.Array, values: pa.Array, counts: npt.NDArray[np.intp], spill: Spill) -> dict[int, list[Block]]:
+    """Write sorted rows, so many of each partition, in blocks."""
     key_ends, key_data = raw(keys)
     value_ends, value_data = raw(values)
     key_lengths = np.diff(key_ends).astype(np.uint32)
@@ -131,22 +160,24 @@ def _cut(
     total = 8 * len(keys) + len(key_data) + len(value_data)
     rows_per_block = max(1, len(keys) * BLOCK_BYTES // max(1, total))
     ends = np.cumsum(counts).tolist()
-    offset = spill.size
+    found: dict[int, list[Block]] = {}
     for partition in np.flatnonzero(counts).tolist():
-        end = ends[partition]
-        mine = blocks[partition] = []
-        for low in range(end - int(counts[partition]), end, rows_per_block):
-            high = min(low + rows_per_block, end)
+        file = spill.file_of(partition)
+        descriptor, offset = spill.end(file)
+        blocks: list[Block] = []
+        buffers: list[memoryview] = []
+        for low in range(ends[partition] - int(counts[partition]), ends[partition], rows_per_block):
+            high = min(low + rows_per_block, ends[partition])
             key_low, key_high = int(key_ends[low]), int(key_ends[high])
             value_low, value_high = int(value_ends[low]), int(value_ends[high])
             first = bytes(key_data[key_low : int(key_ends[low + 1])])
-            block = Block(run, spill.descriptor, offset, high - low, key_high - key_low, value_high - value_low, first)
-            mine.append(block)
-            offset += block.size
-            yield key_lengths[low:high].data.cast("B")
-            yield value_lengths[low:high].data.cast("B")
-            yield key_data[key_low:key_high]
-            yield value_data[value_low:value_high]
+            blocks.append(Block(run, descriptor, offset, high - low, key_high - key_low, value_high - value_low, first))
+            offset += blocks[-1].size
+            buffers += (key_lengths[low:high].data.cast("B"), value_lengths[low:high].data.cast("B"))
+            buffers += (key_data[key_low:key_high], value_data[value_low:value_high])
+        spill.append(file, buffers)
+        found[partition] = blocks
+    return found
 
 
 def flatten(array: pa.Array) -> tuple[npt.NDArray[np.int32], bytes]:

@@ -16,6 +16,7 @@ import duckdb
 from venice.clock import Clock
 from venice.errors import Corrupt
 from venice.model import SnapshotRef
+from venice.push.columns import quote_text
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.encode import RowEncoder
 from venice.push.intake import Intake, Reader, Taken, batch_rows
@@ -25,7 +26,7 @@ from venice.push.plan import Plan
 from venice.push.progress import Phase, Reporter
 from venice.push.runs import disk_error
 from venice.push.sources import Size
-from venice.push.writer import Job, Work, Writers, Written
+from venice.push.writer import Work, Writers, Written
 from venice.storage.format import value_prefix
 from venice.storage.manifest import Manifest
 from venice.storage.snapshot import seal
@@ -86,7 +87,7 @@ def build(
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, target.folder) from error
-    connection.execute("SET temp_directory = ?", [str(scratch)])
+    connection.execute(f"SET temp_directory = {quote_text(str(scratch))}")
     policy = DuplicatePolicy(allow=allow_duplicates, key_row_schema=plan.key.row_schema)
     reporter.begin(Phase.READ, size.rows)
 
@@ -179,8 +180,7 @@ class _Halves:
         if self._writers is None:
             self._start(taken.rows)
         assert self._writers is not None
-        jobs = [Job(partition, blocks) for partition, blocks in taken.blocks.items()]
-        run_lanes(self._writers.lanes(jobs), tick=self._tick, stop=self._writers.stop)
+        run_lanes(self._writers.lanes(self._intake.jobs()), tick=self._tick, stop=self._writers.stop)
         return self._writers.written
 
     def close(self) -> None:
@@ -191,7 +191,10 @@ class _Halves:
     def _start(self, rows: int) -> None:
         """Start as many processes as so many rows pay for, if that is more than one; otherwise all is written here."""
         processes = min(self._threads, rows // ROWS_PER_PROCESS, len(self._intake.taken.blocks))
-        descriptors = [spill.descriptor for spill in self._intake.spills]
         self._writers = Writers(
-            self._work, processes=processes if processes > 1 else 0, descriptors=descriptors, count=self._reporter.count
-        )  # fmt: skip
+            self._work,
+            processes=processes if processes > 1 else 0,
+            descriptors=[descriptor for spill in self._intake.spills for descriptor in spill.descriptors],
+            count=self._reporter.count,
+            done=self._intake.written,
+        )

@@ -7,7 +7,6 @@ neither import the caller's main module again nor outlive a caller that is kille
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
@@ -27,8 +26,9 @@ from venice.push.merge import merge
 from venice.push.runs import Block
 from venice.storage.snapshot import PartitionFile, PartitionWriter, file_name
 
-# Not `-m venice.push.writer`: the module would be `__main__` there, and its pickled classes strangers here.
-_CHILD: Final = (sys.executable, "-c", "from venice.push.writer import main; main()")
+# Not `-m venice.push.writer`: the module would be `__main__` there, and its pickled classes strangers here. Nothing a child
+# does forms cycles, but it makes lists of ten thousands of rows all the time.
+_CHILD: Final = (sys.executable, "-c", "import gc; gc.disable(); from venice.push.writer import main; main()")
 
 
 class Work(NamedTuple):
@@ -89,20 +89,30 @@ class Writers:
         processes: Child processes to share the work between; 0 = write in this one.
         descriptors: Of the runs' files; the children inherit them.
         count: Told rows and bytes as they are written, by any lane.
+        done: Told of each partition that is written, by any lane.
     """
 
-    def __init__(self, work: Work, *, processes: int, descriptors: Sequence[int], count: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        *,
+        processes: int,
+        descriptors: Sequence[int],
+        count: Callable[[int, int], None],
+        done: Callable[[int], None],
+    ) -> None:
         self._work = work
         self._count = count
+        self._done = done
         self._jobs: Queue[Job] = Queue()
         self._stopped = Event()
         self.written: list[Written] = []
         self._children = [_start(descriptors) for _ in range(processes)]
 
     def lanes(self, jobs: Sequence[Job]) -> list[Callable[[], None]]:
-        """One function per thread; each returns when all jobs are done."""
-        for job in sorted(jobs, key=lambda job: -sum(block.rows for block in job.blocks)):
-            self._jobs.put(job)  # Large ones first: the last to finish is then a small one.
+        """One function per thread; each returns when all jobs, taken in their order, are done."""
+        for job in jobs:
+            self._jobs.put(job)
         if not self._children:
             return [self._lane_here]
         return [lambda child=child: self._lane_child(child) for child in self._children]  # type: ignore[misc]
@@ -129,7 +139,7 @@ class Writers:
             self._count(*step)
 
         while not self._stopped.is_set() and (job := self._next()) is not None:
-            self.written.append(write_partition(self._work, job, said))
+            self._add(write_partition(self._work, job, said))
 
     def _lane_child(self, child: subprocess.Popen[bytes]) -> None:
         stdin, stdout = _pipes(child)
@@ -147,7 +157,11 @@ class Writers:
                 ) from error
             if isinstance(answer, Failed):
                 raise answer.error
-            self.written.append(answer)
+            self._add(answer)
+
+    def _add(self, written: Written) -> None:
+        self.written.append(written)
+        self._done(written.file.partition)
 
     def _next(self) -> Job | None:
         try:
@@ -189,7 +203,6 @@ def serve(source: BinaryIO, sink: BinaryIO, parent: int) -> None:
 def main() -> None:
     """The child process: stdout carries answers, so that whatever prints is sent to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
-    gc.disable()  # Lists of a hundred thousand keys are made all the time, and nothing here forms cycles.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with freed_memory_kept():

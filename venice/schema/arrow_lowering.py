@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from venice.schema.arrow_buffers import number_column
 from venice.schema.arrow_casting import check_times, map_entries, map_list, map_struct
 from venice.schema.arrow_types import DECIMAL128_PRECISION_MAX, LOGICAL, only_branch
 from venice.schema.types import (
@@ -208,8 +209,8 @@ def constant_columns(data: bytes, rows: int) -> list[tuple[Any, pa.Array]] | Non
     floats = [data[start : start + 4] for start in range(0, whole, 4)]
     integers = [(byte >> 1) ^ -(byte & 1) for byte in data[whole:]]
     return [
-        *(("float", pa.array(np.frombuffer(bits * rows, np.float32))) for bits in floats),
-        *(("int", pa.array(np.full(rows, value, np.int32))) for value in integers),
+        *(("float", number_column(np.frombuffer(bits * rows, np.float32))) for bits in floats),
+        *(("int", number_column(np.full(rows, value, np.int32))) for value in integers),
     ]
 
 

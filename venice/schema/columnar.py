@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from venice.errors import InvalidRequest
+from venice.schema.arrow_buffers import binary_scalar
 from venice.schema.arrow_casting import WrongValues, normalize
 from venice.schema.arrow_lowering import Unraisable, constant_columns, list_bytes, lower
 from venice.schema.arrow_rows import from_columns, to_columns
@@ -30,6 +31,7 @@ from venice.schema.types import Array, Fixed, Primitive, Record, Schema
 CHUNK_BYTES_MAX: Final = 128 << 20
 """Most Arrow bytes encoded at once: an offset has 31 bits, and a bit in Arrow can be a byte in Avro."""
 _OFFSET_MAX: Final = (1 << 31) - 1
+_NOTHING: Final = binary_scalar(b"")
 
 
 class ColumnEncoder:
@@ -85,10 +87,10 @@ class ColumnEncoder:
         try:
             parts = self._encode_columns(batch)
         except RustError:
-            parts = [pa.scalar(self._prefix, pa.binary()), *(encode(batch) for encode in self._encode_rows.values())]
+            parts = [binary_scalar(self._prefix), *(encode(batch) for encode in self._encode_rows.values())]
         if not any(isinstance(part, pa.Array) for part in parts):
-            return pa.repeat(pa.scalar(self._prefix, pa.binary()), batch.num_rows)
-        return parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, b"")
+            return pa.repeat(binary_scalar(self._prefix), batch.num_rows)
+        return parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, _NOTHING)
 
     def _encode_columns(self, batch: pa.RecordBatch) -> list[Any]:
         """The parts of the values in order; each is an array with a part of every row, or a scalar for all."""
@@ -124,7 +126,7 @@ class _Group:
         self.parts: list[Any] = []
         constants = constant_columns(prefix, rows)
         if constants is None:
-            self.parts.append(pa.scalar(prefix, pa.binary()))
+            self.parts.append(binary_scalar(prefix))
         self._members: list[tuple[Any, pa.Array]] = constants or []
 
     def add(self, document: Any, array: pa.Array) -> None:
@@ -153,7 +155,7 @@ class _Default:
     """A field without a column."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = pa.scalar(data, pa.binary())
+        self._data = binary_scalar(data)
 
     def encode(self, batch: pa.RecordBatch) -> pa.Array:
         return pa.repeat(self._data, batch.num_rows)
