@@ -73,8 +73,8 @@ class _Refusals:
     """Term, session and sequence of the one that was accepted."""
     since: int = 0
     """Offset of what follows it."""
-    looked_up: set[tuple[int, int]] = field(default_factory=set)
-    """(term, session) of records whose predecessors were read anew."""
+    looked_up: set[tuple[int, int, int]] = field(default_factory=set)
+    """What was read anew already: by (term, session) of the record, and where in the session the hole is; -1 in another session."""
 
 
 class ReplicaFold:
@@ -107,7 +107,8 @@ class ReplicaFold:
         """All writes that the log took before then are folded, as the newest heartbeat says; 0: none was folded yet."""
         self._reread = reread
         self._refusals = _Refusals()
-        self._broken: tuple[int, int] | None = None
+        self._broken: tuple[int, int, int] | None = None
+        """Term, session and sequence of the record before a hole that is in the log."""
 
     @property
     def next_offset(self) -> int:
@@ -118,7 +119,7 @@ class ReplicaFold:
     def stuck_at(self) -> int | None:
         """Offset of the hole at which the replica stands still until a new session begins; None if there is none."""
         position = self.storage.position
-        return self._refusals.since if self._broken == (position.term, position.session) else None
+        return self._refusals.since if self._broken == (position.term, position.session, position.sequence) else None
 
     def fold(self, entries: Sequence[Entry]) -> int:
         """Fold entries in offset order, in one atomic write; entries folded before are skipped.
@@ -197,10 +198,11 @@ class ReplicaFold:
         theirs, ours = (record.term, record.session), (position.term, position.session)
         if record.term < position.term or (theirs == ours and record.sequence <= position.sequence):
             return position
-        if self._reread is None or theirs in self._refusals.looked_up:
-            self._broken = ours if theirs == ours else self._broken
+        hole = (*theirs, position.sequence if theirs == ours else -1)
+        if self._reread is None or hole in self._refusals.looked_up:
+            self._broken = hole if theirs == ours else self._broken
             return position
-        self._refusals.looked_up.add(theirs)
+        self._refusals.looked_up.add(hole)
         for again in self._reread(self._refusals.since, entry.offset + 1):
             try:
                 found = log_record.decode(again.payload)
@@ -211,9 +213,9 @@ class ReplicaFold:
                 self._take(found, again, position, mutations)
                 position = after
         if (position.term, position.session, position.sequence) == (*theirs, record.sequence):
-            self._refusals.looked_up.discard(theirs)
+            self._refusals.looked_up.discard(hole)
         elif theirs == (position.term, position.session):
-            self._broken = theirs
+            self._broken = (*theirs, position.sequence)
         return position
 
 

@@ -267,3 +267,14 @@ def test_values_of_a_schema_that_is_not_known_are_applied_and_noted() -> None:
     fold.fold(entries(*lead(7, b"1", b"2")))
     assert values(fold) == {b"k1": b"1", b"k2": b"2"}
     assert fold.strange == {1: Met(2, 2)}
+
+
+def test_a_record_out_of_turn_does_not_end_the_session_that_goes_on() -> None:
+    forged = put(b"x", b"9", term=1, session=7, sequence=9)
+    records = [*lead(7, b"1"), forged, put(b"k2", b"2", term=1, session=7, sequence=2)]
+    topic = Topic(*records)
+    topic.fold.fold(topic.log[:3])
+    assert topic.fold.stuck_at == 2
+    topic.fold.fold(topic.log)
+    assert (topic.fold.stuck_at, topic.fold.counts.missing) == (None, 1)
+    assert values(topic.fold) == {b"k1": b"1", b"k2": b"2"}
