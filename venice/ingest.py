@@ -23,7 +23,7 @@ from venice.errors import Corrupt
 from venice.log import Entry
 from venice.model import Fault
 from venice.record import Kind, Origin, Record, Vector
-from venice.storage import Mutation, PartitionStorage, Position
+from venice.storage import Change, Mutation, PartitionStorage, Position
 from venice.storage.format import encode_value
 from venice.storage.leader_run import leader_run
 
@@ -134,7 +134,7 @@ class ReplicaFold:
         """
         before = self.storage.position
         after = before
-        mutations: list[Mutation] = []
+        mutations: list[Change] = []
         left = entries if entries and entries[0].offset >= before.next_offset else [e for e in entries if e.offset >= before.next_offset]
         while left:
             run = leader_run(left, after, self.schemas)
@@ -152,7 +152,7 @@ class ReplicaFold:
         self.counts.applied += len(mutations)
         return len(mutations)
 
-    def _accept(self, entry: Entry, position: Position, mutations: list[Mutation]) -> Position:
+    def _accept(self, entry: Entry, position: Position, mutations: list[Change]) -> Position:
         """The position after an entry, its offset aside; `position` is as of the entry before, its offset included."""
         try:
             record = log_record.decode(entry.payload)
@@ -166,7 +166,7 @@ class ReplicaFold:
         self._take(record, entry, position, mutations)
         return after
 
-    def _take(self, record: Record, entry: Entry, position: Position, mutations: list[Mutation]) -> None:
+    def _take(self, record: Record, entry: Entry, position: Position, mutations: list[Change]) -> None:
         """What a record that counts does."""
         if record.kind is Kind.PUT:
             if self.schemas is not None and record.schema_id not in self.schemas:
@@ -193,7 +193,7 @@ class ReplicaFold:
         if self._refusals.after != accepted:
             self._refusals.after, self._refusals.since = accepted, position.next_offset
 
-    def _look_up(self, entry: Entry, record: Record, position: Position, mutations: list[Mutation]) -> Position:
+    def _look_up(self, entry: Entry, record: Record, position: Position, mutations: list[Change]) -> Position:
         """Whether the log itself lacks what seems to be missing before `record`: what it says when it is read again counts."""
         theirs, ours = (record.term, record.session), (position.term, position.session)
         if record.term < position.term or (theirs == ours and record.sequence <= position.sequence):

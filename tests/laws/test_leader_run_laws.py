@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from venice.ingest import ReplicaFold
 from venice.log import Entry
 from venice.record import Kind, Origin, Record, encode
-from venice.storage import Identity, Position
+from venice.storage import Change, Identity, Position
 from venice.storage.leader_run import leader_run
 from venice.storage.memory import MemoryStorage
 
@@ -58,9 +58,9 @@ def one_by_one(entries: Sequence[Entry]) -> ReplicaFold:
     """Folded by the general path alone: a run never reaches over a batch, and one entry at a time goes without."""
     fold = ReplicaFold(MemoryStorage(IDENTITY, START))
     for entry in entries:
-        mutations: list[object] = []
-        after = fold._accept(entry, fold.storage.position, mutations)  # type: ignore[arg-type]
-        fold.storage.apply(mutations, after)  # type: ignore[arg-type]
+        mutations: list[Change] = []
+        after = fold._accept(entry, fold.storage.position, mutations)
+        fold.storage.apply(mutations, after)
         fold.counts.applied += len(mutations)
     return fold
 

@@ -21,6 +21,10 @@ class Mutation(NamedTuple):
     metadata: bytes | None = None
 
 
+Change = tuple[bytes, bytes | None, bytes | None]
+"""What a `Mutation` is, without its name: a fold makes hundreds of thousands of them a second."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """How far a replica has folded its version topic; written in the same batch as the records it covers."""
@@ -108,7 +112,7 @@ class PartitionStorage(Protocol):
         """Everything at one position, from any thread, while batches are applied. Iterating raises as `scan`."""
         ...
 
-    def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
+    def apply(self, mutations: Sequence[Change], position: Position) -> None:
         """Write all mutations and the position atomically; later mutations of a key win.
 
         Raises:

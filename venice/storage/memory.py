@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 
 from venice.errors import Unavailable
-from venice.storage import Identity, Image, Mutation, Position
+from venice.storage import Change, Identity, Image, Position
 
 
 class MemoryStorage:
@@ -62,7 +62,7 @@ class MemoryStorage:
         with self._lock:
             return Image(self._position, self._scan(self._values, b""), self._scan(self._metadata, b""))
 
-    def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
+    def apply(self, mutations: Sequence[Change], position: Position) -> None:
         self._check_open()
         with self._lock:
             for key, value, metadata in mutations:

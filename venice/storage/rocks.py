@@ -20,7 +20,7 @@ from weakref import WeakSet
 from rocksdict import ColumnFamily, Rdict, WriteBatch
 
 from venice.errors import Corrupt, NotFound, Unavailable
-from venice.storage import Identity, Image, Mutation, Position
+from venice.storage import Change, Identity, Image, Position
 from venice.storage.format import IDENTITY_KEY, META, METADATA, POSITION_KEY, decode_identity, decode_position, encode_position
 from venice.storage.tuning import open_rocks, translated
 
@@ -54,7 +54,7 @@ class RocksStorage:
             self._metadata = self._rocks.get_column_family(METADATA)
             self._handles = (self._rocks.get_column_family_handle(METADATA), self._rocks.get_column_family_handle(META))
             self._has_metadata = next(iter(self._metadata.keys()), None) is not None
-            self._identity, self._position = _meta(self._rocks, folder)
+            self._identity, self._position = read_meta(self._rocks, folder)
         except Exception as error:
             self.close()
             raise translated(error, folder) from error
@@ -109,7 +109,7 @@ class RocksStorage:
         with self._applying:
             return Image(self._position, self.scan(), self.scan_metadata())
 
-    def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
+    def apply(self, mutations: Sequence[Change], position: Position) -> None:
         handles = self._handles
         if handles is None:
             raise _closed(self.folder)
@@ -133,6 +133,17 @@ class RocksStorage:
             except Exception as error:
                 raise translated(error, self.folder) from error
             self._position = position
+
+    def flush(self) -> None:
+        """Write what is in memory to files, so that who opens the directory beside this process has no log to go through."""
+        meta = self._rocks.get_column_family(META)
+        try:
+            for family in (self._rocks, self._metadata_rocks(), meta):
+                family.flush()
+        except Exception as error:
+            raise translated(error, self.folder) from error
+        finally:
+            meta.close()
 
     def close(self) -> None:
         with self._lock:
@@ -212,7 +223,8 @@ def _rows(cursor: _Cursor) -> Iterator[tuple[bytes, bytes]]:
     cursor.drop()
 
 
-def _meta(rocks: Rdict, folder: Path) -> tuple[Identity, Position]:
+def read_meta(rocks: Rdict, folder: Path) -> tuple[Identity, Position]:
+    """Which replica an open directory is, and how far it is folded. Raises Corrupt."""
     meta = rocks.get_column_family(META)
     try:
         identity, position = meta.get(IDENTITY_KEY), meta.get(POSITION_KEY)
