@@ -192,6 +192,36 @@ def test_partitions_are_led_by_the_workers_that_hold_them_first(tmp_path: Path, 
     bench.close()
 
 
+def test_leaders_are_shared_out_once_all_is_calm(tmp_path: Path, clock: ManualClock) -> None:
+    bench = Bench(tmp_path, clock, partitions=8)
+
+    def wait(seconds: int) -> list[Leadership | None]:
+        for _ in range(seconds // 4):
+            clock.advance(4)
+            bench.hear(a=READY, b=READY)
+        return list(bench.leaders())
+
+    bench.hear(a=FOLLOWING)
+    assert {leader.worker for leader in wait(56) if leader} == {"a-0"}, "it came first, and nobody is in a hurry"
+    bench.workers.restart("b-0", life=2)
+    assert {leader.worker for leader in wait(56) if leader} == {"a-0"}, "a worker that is new is not trusted at once"
+    shared = wait(12)
+    assert sorted((leader.worker, leader.term) for leader in shared if leader) == [("a-0", 1)] * 4 + [("b-0", 2)] * 4
+    assert wait(200) == shared
+    bench.close()
+
+
+def test_what_is_not_ready_is_given_no_leadership(tmp_path: Path, clock: ManualClock) -> None:
+    bench = Bench(tmp_path, clock, partitions=8)
+    bench.hear(a=READY)
+    for state in (FOLLOWING, ATTACHING, ERROR, None):
+        for _ in range(20):
+            clock.advance(4)
+            leaders = bench.hear(a=READY, b=state)
+        assert {leader.worker for leader in leaders if leader} == {"a-0"}
+    bench.close()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_terms_only_grow_whatever_happens(tmp_path: Path, clock: ManualClock, seed: int) -> None:
     rng = Random(seed)

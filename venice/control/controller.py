@@ -17,6 +17,7 @@ from random import Random
 from venice.clock import Clock
 from venice.control import pushes, stores, topics, upkeep
 from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
+from venice.control.balance import Balance
 from venice.control.blobs import Blobs
 from venice.control.catalog import Catalog, Entity
 from venice.control.checkpoints import Trimmer, recorded, reported
@@ -63,6 +64,7 @@ class Controller:
         self._trimmer = Trimmer(log, self._blobs, clock, policy.topic_margin_s)
         self._session = Session(log, clock, rng)
         self._reports = Reports(log, clock)
+        self._balance = Balance(clock)
         self._lock = threading.RLock()
         self._opened_s = clock.monotonic_s()
         self._advanced_s = self._looked_s = clock.monotonic_s()
@@ -297,6 +299,7 @@ class Controller:
             self._session.refresh()
             self._write(*upkeep.nodes(self.catalog, self._reports, self._policy))
             self._write(*upkeep.placements(self.catalog, self._reports, self._policy))
+            self._write(*self._balance.plan(self.catalog, self._reports, self._policy))
             self._write(*upkeep.leaders(self.catalog, self._reports, self._policy))
             self._write(*upkeep.stores(self.catalog, self._reports, self._policy, self._silent_s, self._clock.now_ms()))
             pushing = {(name, version.number) for name, store in self.catalog.stores.items() if (version := lifecycle.ongoing(store))}

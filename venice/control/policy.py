@@ -25,6 +25,8 @@ class Policy:
     """A worker silent for so long is taken out of the catalog, and its partitions are placed elsewhere."""
     leader_lost_s: float = LIVE_S
     """A leader silent for so long is replaced, if another replica can lead."""
+    balance_s: float = 60.0
+    """Leadership is shared out anew when no leader and no worker has changed for so long."""
     ingest_timeout_s: float = 24 * HOUR_S
     """A sealed version that is not complete by then has failed."""
     rolled_back_s: float = 24 * HOUR_S
