@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from venice.cli_output import AsJson, moment, preview, say, say_json, settings_of, size, table
+from venice.cli_output import AsJson, model_json, moment, preview, say, say_json, settings_of, size, table
 from venice.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from venice.config import Settings
-    from venice.model import SnapshotRef
+    from venice.model import PartitionCheckpoints, SnapshotRef
     from venice.storage import PartitionStorage
+    from venice.storage.manifest import Manifest
 
 COPY_TRIES = 5
 
@@ -37,12 +38,28 @@ def snapshot(
     """Show the manifest of a sealed snapshot; with --check, prove its files are as they were sealed."""
     from venice.storage.snapshot import read_manifest, verify
 
-    ref = _ref_of_folder(Path(what)) if "/" in what or Path(what).is_dir() else _ref_of_store(settings_of(ctx), what, version)
+    checkpoints: list[PartitionCheckpoints] = []
+    if "/" in what or Path(what).is_dir():
+        ref = _ref_of_folder(Path(what))
+    else:
+        ref, checkpoints = _of_store(settings_of(ctx), what, version)
     manifest = verify(ref) if check else read_manifest(ref)
+    for entity in checkpoints:
+        for one in entity.kept if check else ():
+            verify(one.snapshot)
     if as_json:
-        say_json({"uri": ref.uri, "sha256": ref.sha256, "checked": check, **asdict(manifest)})
+        kept = [model_json(entity) for entity in checkpoints]
+        say_json({"uri": ref.uri, "sha256": ref.sha256, "checked": check, **asdict(manifest), "checkpoints": kept})
         return
-    say(f"{manifest.store} version {manifest.version} in {ref.uri}")
+    _say_manifest(ref, manifest)
+    _say_checkpoints(checkpoints)
+    if check:
+        say("every file is as it was sealed")
+
+
+def _say_manifest(ref: SnapshotRef, manifest: Manifest) -> None:
+    part = f" partition {manifest.partition}" if manifest.partition is not None else ""
+    say(f"{manifest.store} version {manifest.version}{part} in {ref.uri}")
     say(
         f"{manifest.rows:,} rows, {size(manifest.bytes)}, {manifest.partition_count} partitions, value schema "
         f"{manifest.value_schema_id or '-'}, compression {manifest.compression.value}, sealed {moment(manifest.created_ms)}"
@@ -53,8 +70,27 @@ def snapshot(
     ]
     if rows:
         say(table(("partition", "kind", "rows", "size", "first key", "last key", "sha256"), rows))
-    if check:
-        say("every file is as it was sealed")
+    if manifest.partition is not None:
+        members = asdict(manifest.position).items()
+        say("checkpoint at " + ", ".join(f"{name} {value}" for name, value in members if value != ()))
+
+
+def _say_checkpoints(found: list[PartitionCheckpoints]) -> None:
+    rows = [
+        (
+            entity.partition,
+            f"{one.next_offset:,}",
+            f"{one.row_count:,}",
+            size(one.byte_count),
+            moment(one.created_ms),
+            Path(one.snapshot.uri).name,
+        )
+        for entity in found
+        for one in entity.kept
+    ]
+    if rows:
+        say("checkpoints:")
+        say(table(("partition", "next offset", "rows", "size", "written", "folder"), rows))
 
 
 def replica(
@@ -82,17 +118,19 @@ def replica(
         say(table(("key", "stored value"), rows))
 
 
-def _ref_of_store(settings: Settings, name: str, number: int | None) -> SnapshotRef:
+def _of_store(settings: Settings, name: str, number: int | None) -> tuple[SnapshotRef, list[PartitionCheckpoints]]:
+    """The snapshot of a version, and the checkpoints of its partitions."""
     from venice.control.reading import read_catalog
 
-    store = read_catalog(settings).stores.get(name)
+    catalog = read_catalog(settings)
+    store = catalog.stores.get(name)
     if store is None:
         raise NotFound(f"no store {name!r}", hint="'venice store list' shows which are there; a folder needs a '/' in its path")
     version = store.version(number if number is not None else store.current)
     if version is None or version.snapshot is None:
         there = ", ".join(str(version.number) for version in store.versions if version.snapshot is not None) or "none"
         raise NotFound(f"{name} has no sealed version {number or ''}".rstrip(), hint=f"versions with a snapshot: {there}")
-    return version.snapshot
+    return version.snapshot, [found for at, found in sorted(catalog.checkpoints.items()) if at[:2] == (name, version.number)]
 
 
 def _ref_of_folder(folder: Path) -> SnapshotRef:

@@ -54,7 +54,7 @@ def catalog(ctx: typer.Context, as_json: AsJson = False) -> None:
     from venice.control.reading import read_catalog
 
     folded = read_catalog(settings_of(ctx))
-    kinds = ("stores", "assignments", "nodes", "regions", "graveyards")
+    kinds = ("stores", "assignments", "checkpoints", "nodes", "regions", "graveyards")
     entities = {kind: tuple(getattr(folded, kind).values()) for kind in kinds}
     if as_json:
         head = {name: getattr(folded, name) for name in ("sequence", "term", "session", "session_sequence")}
@@ -83,8 +83,9 @@ def _entries(log: Log, name: str, partition: int, start: int | None, limit: int)
 
 def _topic_row(log: Log, name: str) -> dict[str, Any]:
     count = log.partitions(name)
-    kept = sum(log.end_offset(name, partition) - log.start_offset(name, partition) for partition in range(count))
-    return {"topic": name, "partitions": count, "records": kept, "id": log.topic_id(name)}
+    starts = [log.start_offset(name, partition) for partition in range(count)]
+    kept = sum(log.end_offset(name, partition) - start for partition, start in enumerate(starts))
+    return {"topic": name, "partitions": count, "records": kept, "trimmed": sum(starts), "id": log.topic_id(name)}
 
 
 def _record_row(entry: Entry) -> dict[str, Any]:

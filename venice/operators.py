@@ -118,7 +118,8 @@ def changelog(step_id: str, flow: Dataflow, settings: AnySettings, store: str, s
 
     Rows of a push are no changes. Each is delivered at least once: after a crash from the last snapshot of a flow that
     has a recovery folder, from `start` without one, and what a push replays is delivered again when its version is swapped
-    in. Another version is followed as soon as it is current.
+    in. Another version is followed as soon as it is current. Of what was trimmed before it was read, the last write of each key
+    is delivered.
 
     Args:
         step_id: Name of the step.
