@@ -13,7 +13,7 @@ from venice.model import SnapshotRef
 from venice.storage import Identity, Mutation, PartitionStorage, Position
 from venice.storage.memory import MemoryStorage
 from venice.storage.sealed import seal
-from venice.storage.snapshot import Manifest, attach
+from venice.storage.snapshot import Manifest, attach, checkpoint, read_manifest
 
 IDENTITY = Identity(store="flights", version=3, partition=1, topic_id="topic-1", incarnation="life-1")
 POSITION = Position(next_offset=9, vector=((0, 1, 4), (1, 1, 2**60)), term=2, session=2**64 - 1, sequence=7, caught_up_session=3)
@@ -147,6 +147,39 @@ def test_an_image_is_of_one_moment(storage: PartitionStorage) -> None:
     assert image.position == POSITION
     assert list(image.values) == [(b"a", b"1")]
     assert list(image.metadata) == [(b"a", b"m1")]
+
+
+def test_a_checkpoint_of_an_image_is_of_that_moment_and_gives_way_in_between(storage: PartitionStorage, tmp_path: Path) -> None:
+    storage.apply([Mutation(b"%05d" % number, b"old", b"old") for number in range(1000)], POSITION)
+    image = storage.image()
+    later = replace(POSITION, next_offset=99)
+    turns = 0
+
+    def pace() -> None:
+        nonlocal turns
+        turns += 1
+        storage.apply([Mutation(b"%05d" % number, b"new", b"new") for number in range(0, 2000, 2)], later)
+
+    ref = checkpoint(storage, tmp_path / "checkpoint", partition_count=2, created_ms=1, image=image, pace=pace)
+    assert turns > 4
+    manifest = read_manifest(ref)
+    assert manifest.position == POSITION
+    folder = tmp_path / "late" / "flights_v3.000001"
+    made = attach(ref, manifest, replace(IDENTITY, incarnation="late", snapshot_sha256=ref.sha256), folder)
+    expected = [(b"%05d" % number, b"old") for number in range(1000)]
+    assert (list(made.scan()), list(made.scan_metadata()), made.position) == (expected, expected, POSITION)
+    made.close()
+
+
+def test_a_checkpoint_that_is_given_up_is_not_sealed(storage: PartitionStorage, tmp_path: Path) -> None:
+    storage.apply([Mutation(b"%05d" % number, b"v") for number in range(1000)], POSITION)
+
+    def pace() -> None:
+        storage.close()
+
+    with pytest.raises(Unavailable):
+        checkpoint(storage, tmp_path / "checkpoint", partition_count=2, created_ms=1, pace=pace)
+    assert list((tmp_path / "checkpoint").iterdir()) == []
 
 
 def test_everything_is_unavailable_after_close(storage: PartitionStorage) -> None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 
 import pytest
-from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push
+from checkpoint_kit import MARGIN_S, REWIND_S, Hybrid
+from control_kit import push
 
-from venice.clock import ManualClock
+from venice.clock import ManualClock, SystemClock
+from venice.control.catalog import CatalogReader
 from venice.control.controller import Controller
 from venice.log.sqlite import SqliteLog
-from venice.model import Checkpoint, HybridConfig, ReplicaReport, ReplicaState, StoreConfig, VersionStatus
-from venice.naming import checkpoint_name, snapshot_folder
-from venice.storage import Identity, Mutation, Position
+from venice.model import Checkpoint, ReplicaReport, ReplicaState, VersionStatus
+from venice.naming import checkpoint_name
 from venice.storage.manifest import MANIFEST_NAME
-from venice.storage.memory import MemoryStorage
-from venice.storage.snapshot import checkpoint, described, read_manifest
+from venice.storage.snapshot import verify
 
-REWIND_S = 60
-MARGIN_S = 30
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -30,67 +32,6 @@ def log(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteLog]:
     opened = SqliteLog(tmp_path / "log", clock)
     yield opened
     opened.close()
-
-
-class Hybrid:
-    """A store of one partition with a version that serves, one worker, and its topics filled by hand."""
-
-    def __init__(self, folder: Path, log: SqliteLog, clock: ManualClock) -> None:
-        self.log, self.clock = log, clock
-        self.policy = replace(make_policy(folder), topic_margin_s=MARGIN_S)
-        self.controller = open_controller(log, clock, self.policy)
-        self.workers = Workers(log, clock, "a-0")
-        self.names = Random(1)
-        self.workers.report(self.controller)
-        self.controller.tick()
-        self.controller.create_store(
-            "s",
-            key_schema=KEY_SCHEMA,
-            value_schema=VALUE_SCHEMA,
-            config=StoreConfig(partition_count=1, versions_preserved=1),
-            hybrid=HybridConfig(rewind_s=REWIND_S),
-        )
-        push(self.controller, self.workers, "s", "p1")
-
-    def restart(self, seed: int = 2) -> Controller:
-        self.controller = open_controller(self.log, self.clock, self.policy, seed)
-        return self.controller
-
-    def fill(self, topic: str, count: int = 10) -> int:
-        """Append, and say where the topic ends; the records are as old as they are when this is called."""
-        self.log.append(topic, 0, [b"x"] * count)
-        return self.log.end_offset(topic, 0)
-
-    def write(self, next_offset: int, merged: int, version: int = 1) -> Checkpoint:
-        """A checkpoint as a worker writes it, of a replica that was folded so far."""
-        topic_id = self.controller.catalog.stores["s"].version(version).topic_id  # type: ignore[union-attr]
-        storage = MemoryStorage(Identity(store="s", version=version, partition=0, topic_id=topic_id, incarnation="i"))
-        storage.apply([Mutation(b"k", b"\0\1\0\0\0v")], Position(next_offset=next_offset, vector=((0, 0, merged),), term=1, session=1))
-        name = checkpoint_name(0, next_offset, "0" * 8, f"{self.names.getrandbits(32):x}")
-        folder = Path(self.policy.blobs_url) / snapshot_folder("s", version, name)
-        ref = checkpoint(storage, folder, partition_count=1, created_ms=self.clock.now_ms())
-        return described(ref, read_manifest(ref))
-
-    def report(self, one: Checkpoint | None, version: int = 1) -> None:
-        """The worker reports, and the controller looks after things."""
-        replica = ReplicaReport(store="s", version=version, partition=0, state=ReplicaState.READY, checkpoint=one)
-        self.workers.send(self.workers.workers["a-0"], (replica,))
-        self.controller.tick()
-
-    def tick(self, seconds: float = 0) -> None:
-        """Time passes, and the worker is heard."""
-        self.clock.advance(seconds)
-        self.report(None)
-
-    def kept(self, version: int = 1) -> tuple[Checkpoint, ...]:
-        return self.controller.catalog.kept("s", version, 0)
-
-    def folders(self) -> set[str]:
-        return {folder.name for folder in (Path(self.policy.blobs_url) / "s" / "s_v1").iterdir() if folder.name.startswith("checkpoint")}
-
-    def starts(self) -> tuple[int, int]:
-        """Where the version topic and the real-time topic begin."""
-        return self.log.start_offset("s_v1", 0), self.log.start_offset("s_rt", 0)
 
 
 @pytest.fixture
@@ -193,16 +134,16 @@ def test_a_real_time_topic_keeps_what_a_version_may_merge_and_what_one_to_come_m
     assert hybrid.starts()[1] == 30
 
 
-def test_a_version_being_pushed_holds_the_real_time_topic_back(hybrid: Hybrid) -> None:
+def test_a_version_being_pushed_holds_the_real_time_topic_back(hybrid: Hybrid, clock: ManualClock) -> None:
     hybrid.fill("s_v1", 40)
     hybrid.fill("s_rt", 40)
     hybrid.report(hybrid.write(10, 40))
     hybrid.report(hybrid.write(20, 40))
-    hybrid.clock.advance(REWIND_S - 1)
+    clock.advance(REWIND_S - 1)
     grant = hybrid.controller.create_version("s", push_id="p2")
     (start,) = hybrid.controller.get_version("s", grant.number).version.start_offsets
     for _ in range(20):
-        hybrid.clock.advance(10)
+        clock.advance(10)
         hybrid.controller.heartbeat("s", grant.number)
         hybrid.report(None)
     assert hybrid.starts()[1] == start.next_offset == 0
@@ -239,7 +180,7 @@ def test_what_a_worker_left_unfinished_goes_when_it_can_become_nothing_any_more(
     assert hybrid.folders() == {name(recorded), name(later)}
 
 
-def test_they_go_with_their_version(hybrid: Hybrid) -> None:
+def test_they_go_with_their_version(hybrid: Hybrid, clock: ManualClock) -> None:
     hybrid.fill("s_v1", 40)
     hybrid.report(hybrid.write(10, 0))
     push(hybrid.controller, hybrid.workers, "s", "p2")
@@ -247,7 +188,7 @@ def test_they_go_with_their_version(hybrid: Hybrid) -> None:
     assert hybrid.controller.catalog.checkpoints == {}
     hybrid.report(hybrid.write(20, 0, version=2), version=2)
     assert len(hybrid.kept(2)) == 1
-    hybrid.clock.advance(11)
+    clock.advance(11)
     hybrid.controller.tick()
     assert not (Path(hybrid.policy.blobs_url) / "s" / "s_v1").exists()
     assert hybrid.controller.get_version("s", 2).version.status is VersionStatus.ONLINE
@@ -255,12 +196,47 @@ def test_they_go_with_their_version(hybrid: Hybrid) -> None:
     assert hybrid.controller.catalog.checkpoints == {}
 
 
-def test_a_worker_that_is_silent_is_not_listened_to(hybrid: Hybrid) -> None:
+def test_a_worker_that_is_silent_is_not_listened_to(hybrid: Hybrid, clock: ManualClock) -> None:
     hybrid.fill("s_v1", 40)
     one = hybrid.write(10, 0)
     replica = ReplicaReport(store="s", version=1, partition=0, state=ReplicaState.READY, checkpoint=one)
     hybrid.workers.send(hybrid.workers.workers["a-0"], (replica,))
     hybrid.controller._advance(hybrid.controller._reports.poll(), due=True)
-    hybrid.clock.advance(6)
+    clock.advance(6)
     hybrid.controller.tick()
     assert hybrid.kept() == ()
+
+
+def test_a_controller_killed_at_any_moment_counts_on_nothing_that_is_not_there(tmp_path: Path) -> None:
+    seed = SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")  # shown when the test fails
+    rng = Random(seed)
+    recorded = 0
+    for life in range(5):
+        arguments = [sys.executable, str(TESTS / "control_checkpoint_child.py"), str(tmp_path), str(rng.getrandbits(32))]
+        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        for _ in range(rng.randint(1, 40)):
+            recorded = max(recorded, int(child.stdout.readline()))
+        time.sleep(rng.uniform(0, 0.05))
+        child.kill()
+        recorded = max([recorded, *(int(line) for line in child.stdout if line.endswith("\n"))])
+        child.wait()
+        child.stdout.close()
+        log = SqliteLog(tmp_path / "log", SystemClock())
+        reader = CatalogReader(log)
+        kept = reader.catch_up().kept("s", 1, 0)
+        assert kept[0].next_offset >= recorded, life
+        assert [verify(one.snapshot).position.next_offset for one in kept] == [one.next_offset for one in kept]
+        assert log.start_offset("s_v1", 0) <= kept[-1].next_offset
+        assert log.start_offset("s_rt", 0) <= min(at.next_offset for at in kept[-1].vector)
+        reader.close()
+        log.close()
+    log = SqliteLog(tmp_path / "log", SystemClock())
+    last = Hybrid(tmp_path, log, SystemClock(), seed=rng.getrandbits(32), margin_s=0, grace_s=0)
+    last.report(last.write(last.fill("s_v1"), 10**6))
+    last.tick(1)
+    assert last.starts()[0] > 0, "topics were trimmed"
+    assert last.folders() == {name(one) for one in last.kept()}
+    last.controller.close()
+    log.close()
