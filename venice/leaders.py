@@ -18,7 +18,7 @@ from venice.faults import FaultLedger
 from venice.lag import Ends, Lag, LagMeter
 from venice.leader import Leader, Standing
 from venice.leading import PROGRESS_S, Leading, Led
-from venice.log import Entry, Log, Reader, by_partition
+from venice.log import Batch, Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
@@ -160,15 +160,17 @@ class LeaderSet:
             self._faults.add(led.name, "real_time", letter.fault, topic=letter.topic, partition=letter.partition, offset=letter.offset)
         poison.clear()
 
-    def append(self, merged: Merged) -> None:
-        """Append what was merged. If the log does not take it the session ends, and another one merges it again."""
-        session = self._sessions.get(merged.name)
-        if session is None or session.number != merged.session:
-            return
-        try:
-            self._log.append(merged.topic, merged.partition, merged.payloads)
-        except VeniceError as error:
-            self._fail(session, error)
+    def append(self, merged: Sequence[Merged]) -> None:
+        """Append what was merged, all of it at once. If the log does not take it the session ends, and another one merges it again.
+
+        That holds for what is missing without a word, too: the replicas, and the leader, stand still at a hole in a session.
+        """
+        sessions = [self._sessions.get(one.name) for one in merged]
+        live = [(s, one) for s, one in zip(sessions, merged, strict=True) if s is not None and s.number == one.session]
+        refusals = self._log.append_batches([Batch(one.topic, one.partition, one.payloads) for _, one in live])
+        failed = {s.number: (s, refusal) for (s, _), refusal in zip(live, refusals, strict=True) if refusal is not None}
+        for session, refusal in failed.values():
+            self._fail(session, refusal)
 
     def sources(self) -> list[tuple[str, int]]:
         """(topic, partition) of everything that is merged here: what `look` wants the ends of. From any thread."""

@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,7 +161,7 @@ class WorkerRuntime:
         """As `LeaderSet.merge`."""
         return self._leaders.merge(name, region, entries)
 
-    def append(self, merged: Merged) -> None:
+    def append(self, merged: Sequence[Merged]) -> None:
         """As `LeaderSet.append`."""
         self._leaders.append(merged)
 

@@ -349,8 +349,7 @@ class _VersionTopicSinkPartition(StatelessSinkPartition[tuple[str, Merged]]):
         self._runtime = runtime
 
     def write_batch(self, items: list[tuple[str, Merged]]) -> None:
-        for _, merged in items:
-            self._runtime.append(merged)
+        self._runtime.append([merged for _, merged in items])
 
 
 class _Discard(DynamicSink[tuple[str, int]]):

@@ -18,7 +18,7 @@ import pytest
 
 from venice.clock import SystemClock
 from venice.errors import Conflict, InvalidRequest, NotFound
-from venice.log import PAYLOAD_BYTES_MAX, Entry, Log, Reader
+from venice.log import PAYLOAD_BYTES_MAX, Batch, Entry, Log, Reader
 from venice.log.open import open_log
 
 DEADLINE_S = 60.0
@@ -248,6 +248,20 @@ def test_records_come_back_in_order_with_their_offsets(log: Log, topic: str) -> 
     times = [entry.timestamp_ms for entry in mine]
     assert times == sorted(times)
     assert before < times[0] <= times[-1] < before + 600_000
+
+
+def test_batches_are_appended_in_their_order_and_refused_one_by_one(log: Log, topic: str) -> None:
+    log.create_topic(topic, 2)
+    first = Batch(topic, 0, numbered(300))
+    missing = Batch(f"{topic}0", 0, [b"lost"])
+    large = Batch(topic, 1, [bytes(PAYLOAD_BYTES_MAX + 1)])
+    refusals = log.append_batches([first, missing, large, Batch(topic, 1, []), Batch(topic, 1, numbered(2)), Batch(topic, 0, [b"last"])])
+    assert [type(refusal) for refusal in refusals] == [type(None), NotFound, InvalidRequest, type(None), type(None), type(None)]
+    reader = log.reader({(topic, 0): 0, (topic, 1): 0})
+    entries = read(reader, 303)
+    reader.close()
+    assert payloads([entry for entry in entries if entry.partition == 0]) == [*numbered(300), b"last"]
+    assert payloads([entry for entry in entries if entry.partition == 1]) == numbered(2)
 
 
 def test_appending_nothing_does_nothing(log: Log, topic: str) -> None:

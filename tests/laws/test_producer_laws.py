@@ -80,7 +80,7 @@ class World:
             self.bench.replicas.fold(name, entries)
         for merged in [self.leaders.merge(name, region, entries) for name, region, entries in self.leaders.poll()]:
             if merged is not None:
-                self.leaders.append(merged)
+                self.leaders.append([merged])
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + DEADLINE_S

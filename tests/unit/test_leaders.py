@@ -55,7 +55,7 @@ class Worker:
         for name, entries in self.bench.replicas.poll(timeout_s=0.001):
             self.bench.replicas.fold(name, entries)
         for one in self.merged():
-            self.leaders.append(one)
+            self.leaders.append([one])
 
     def merged(self) -> list[Merged]:
         merged = [self.leaders.merge(name, region, entries) for name, region, entries in self.leaders.poll()]

@@ -12,6 +12,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
+from venice.errors import VeniceError
+
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
 """Largest payload a log takes: the largest value a store may allow by default, its metadata and more."""
 
@@ -42,6 +44,14 @@ def by_partition(entries: Iterable[Entry]) -> dict[tuple[str, int], list[Entry]]
         else:
             found[place] = list(run)
     return found
+
+
+class Batch(NamedTuple):
+    """Payloads for one partition, in order."""
+
+    topic: str
+    partition: int
+    payloads: Sequence[bytes]
 
 
 class Reader(Protocol):
@@ -116,6 +126,15 @@ class Log(Protocol):
             InvalidRequest: A payload is larger than the log takes; nothing was appended.
             Full: The disk is full; nothing was appended.
             Unavailable: The log cannot be reached.
+        """
+        ...
+
+    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
+        """Append batches to several partitions at once, for whoever numbers records so that readers notice a missing one.
+
+        Returns:
+            For each batch, None once its last record is acknowledged, or the error of `append`. In a batch of which the
+            last record is acknowledged an earlier one may be missing all the same, if the cluster refused only that.
         """
         ...
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from venice.clock import Clock
-from venice.errors import Conflict, InvalidRequest
-from venice.log import PARTITIONS_MAX, PAYLOAD_BYTES_MAX
+from venice.errors import Conflict, InvalidRequest, VeniceError
+from venice.log import PARTITIONS_MAX, PAYLOAD_BYTES_MAX, Batch
 from venice.log.kafka_cluster import MESSAGE_BYTES_MAX, UNKNOWN, Cluster, translated
 from venice.log.kafka_reader import KafkaReader
 from venice.naming import check_topic_name
@@ -70,13 +70,15 @@ class KafkaLog:
         return self._cluster.describe(topic).partitions
 
     def append(self, topic: str, partition: int, payloads: Sequence[bytes]) -> list[int]:
-        for payload in payloads:
-            if len(payload) > PAYLOAD_BYTES_MAX:
-                raise InvalidRequest(
-                    f"a record of {len(payload)} bytes for topic {topic!r} is too large", hint=f"the log takes {PAYLOAD_BYTES_MAX} bytes"
-                )
+        _check_sizes(topic, payloads)
         # Only the producer's ignorance of a new topic is tried again: anything else may have been appended.
         return self._cluster.on([(topic, partition)], lambda: self._append(topic, partition, payloads), retry=UNKNOWN)
+
+    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
+        appender = self._usable_appender()
+        begun = [self._begin(appender, batch) for batch in batches if batch.payloads]
+        refused = iter([self._refusal(appender, delivery) if isinstance(delivery, _Delivery) else delivery for delivery in begun])
+        return [next(refused) if batch.payloads else None for batch in batches]
 
     def start_offset(self, topic: str, partition: int) -> int:
         return self._cluster.ranges([(topic, partition)])[topic, partition][0]
@@ -122,25 +124,60 @@ class KafkaLog:
     def _append(self, topic: str, partition: int, payloads: Sequence[bytes]) -> list[int]:
         if not payloads:
             return []
-        with self._lock:
-            self._cluster.check_usable()
-            if self._appender is None:
-                self._appender = _Appender(self._cluster, self._clock)
-            appender = self._appender
-        delivery = appender.append(topic, self._cluster.described(topic).key, partition, payloads)
+        appender = self._usable_appender()
+        delivery = _Delivery(topic, len(payloads))
+        appender.produce(delivery, self._cluster.described(topic).key, partition, payloads)
+        delivery.done.wait()
         if delivery.error is None:
             return delivery.offsets
-        if delivery.error.fatal():
-            # The library gives up a producer whose sequence broke; a new one starts a new sequence.
-            with self._lock:
-                if self._appender is appender:
-                    self._appender = None
-            appender.close()
+        self._let_go(appender, delivery.error)
         if delivery.error.code() in UNKNOWN:
             if delivery.offsets:  # Some were appended before the topic went away, so this must not be tried again.
                 raise translated(delivery.error, topic)
             appender.look_again(topic)
         raise KafkaException(delivery.error)
+
+    def _usable_appender(self) -> _Appender:
+        with self._lock:
+            self._cluster.check_usable()
+            if self._appender is None:
+                self._appender = _Appender(self._cluster, self._clock)
+            return self._appender
+
+    def _let_go(self, appender: _Appender, error: KafkaError) -> None:
+        if error.fatal():
+            # The library gives up a producer whose sequence broke; a new one starts a new sequence.
+            with self._lock:
+                if self._appender is appender:
+                    self._appender = None
+            appender.close()
+
+    def _begin(self, appender: _Appender, batch: Batch) -> _Delivery | VeniceError:
+        """Hand a batch to the producer; of its deliveries only the last one is listened to."""
+        try:
+            _check_sizes(batch.topic, batch.payloads)
+            key = self._cluster.described(batch.topic).key
+        except VeniceError as error:
+            return error
+        delivery = _Delivery(batch.topic, 1)
+        appender.produce(delivery, key, batch.partition, batch.payloads, last_only=True)
+        return delivery
+
+    def _refusal(self, appender: _Appender, delivery: _Delivery) -> VeniceError | None:
+        delivery.done.wait()
+        if delivery.error is None:
+            return None
+        self._let_go(appender, delivery.error)
+        self._cluster.forget(delivery.topic)
+        return translated(delivery.error, delivery.topic)
+
+
+def _check_sizes(topic: str, payloads: Sequence[bytes]) -> None:
+    for payload in payloads:
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise InvalidRequest(
+                f"a record of {len(payload)} bytes for topic {topic!r} is too large", hint=f"the log takes {PAYLOAD_BYTES_MAX} bytes"
+            )
 
 
 class _Appender:
@@ -164,23 +201,24 @@ class _Appender:
         self._thread = threading.Thread(target=self._listen, name="kafka-appender", daemon=True)
         self._thread.start()
 
-    def append(self, topic: str, key: bytes, partition: int, payloads: Sequence[bytes]) -> _Delivery:
-        """Produce the payloads and wait until each is acknowledged or refused."""
-        delivery = _Delivery(len(payloads))
+    def produce(self, delivery: _Delivery, key: bytes, partition: int, payloads: Sequence[bytes], *, last_only: bool = False) -> None:
+        """Produce the payloads; `delivery` hears what became of each, or of the last one only.
+
+        Each call back waits for the interpreter anew: beside a busy thread 500 of them take half a second.
+        """
+        last = len(payloads) - 1
         for number, payload in enumerate(payloads):
             try:
-                self._produce(topic, payload, key, partition, delivery)
+                self._produce(delivery.topic, payload, key, partition, delivery if number == last or not last_only else None)
             except KafkaException as error:
-                delivery.refuse(error.args[0], len(payloads) - number)
+                delivery.refuse(error.args[0], 1 if last_only else len(payloads) - number)
                 break
-        delivery.done.wait()
-        return delivery
 
     def look_again(self, topic: str) -> None:
         """Have the producer find out that a topic is there after all: it remembers a missing one for a while."""
         self._producer.list_topics(topic, self._timeout_s)
 
-    def _produce(self, topic: str, payload: bytes, key: bytes, partition: int, delivery: _Delivery) -> None:
+    def _produce(self, topic: str, payload: bytes, key: bytes, partition: int, delivery: _Delivery | None) -> None:
         while True:
             try:
                 return self._producer.produce(topic, payload, key, partition, delivery)
@@ -198,9 +236,10 @@ class _Appender:
 
 
 class _Delivery:
-    """What became of the messages of one append, in the order they were produced."""
+    """What became of the messages of one append that it listens to, in the order they were produced."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, topic: str, count: int) -> None:
+        self.topic = topic
         self.offsets: list[int] = []
         self.error: KafkaError | None = None
         """The first one."""

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import apsw
 
 from venice.clock import Clock
-from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound
-from venice.log import PARTITIONS_MAX, PAYLOAD_BYTES_MAX
+from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound, VeniceError
+from venice.log import PARTITIONS_MAX, PAYLOAD_BYTES_MAX, Batch
 from venice.log.sqlite_file import BUSY_S, Doorbell, Gone, SqliteFile, TopicFile, create_topic_file, os_error, remove_file, sync_folder
 from venice.log.sqlite_reader import SqliteReader
 from venice.naming import check_topic_name
@@ -118,6 +118,16 @@ class SqliteLog:
         if offsets:
             self._bell.ring(topic)
         return offsets
+
+    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
+        return [self._refusal(batch) for batch in batches]
+
+    def _refusal(self, batch: Batch) -> VeniceError | None:
+        try:
+            self.append(*batch)
+        except VeniceError as error:
+            return error
+        return None
 
     def start_offset(self, topic: str, partition: int) -> int:
         return self._on_topic(topic, lambda file: file.range(partition)[0])
