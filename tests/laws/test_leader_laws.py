@@ -99,7 +99,7 @@ class World:
         if leader.standing is not Standing.LEADING:
             return
         first = leader.offsets[REGION, 0]
-        pending += leader.merge(REGION, self.real_time[first : first + self.rng.randint(1, 3)])
+        pending += leader.opening() + leader.merge(REGION, self.real_time[first : first + self.rng.randint(1, 3)])
         if self.rng.random() < 0.3:
             pending += leader.progress(0)
 
@@ -117,7 +117,7 @@ class World:
             assert leader.standing is Standing.LEADING
             self.append(pending)
             pending.clear()
-            pending += leader.merge(REGION, self.real_time[leader.offsets[REGION, 0] :][:3])
+            pending += leader.opening() + leader.merge(REGION, self.real_time[leader.offsets[REGION, 0] :][:3])
             self.fold(replica, len(self.version))
         for each in range(REPLICAS):
             self.fold(each, len(self.version))
