@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from kafka_broker import run_broker
 
@@ -246,3 +246,38 @@ def outcome(call: Callable[[], Any]) -> type[BaseException] | None:
     except VeniceError as error:
         return type(error)
     return None
+
+
+def test_a_partition_that_was_overtaken_is_told_of_although_others_are_read_on(log: KafkaLog, topic: str) -> None:
+    log.create_topic(topic, 2)
+    log.append(topic, 0, [b"x"] * 10)
+    reader = log.reader({(topic, 0): 10, (topic, 1): 0})
+    log.delete_prefix(topic, 0, 5)
+    # As if the deletion had come between the check of the offset and the first fetch.
+    reader._drop([(topic, 0)])
+    reader._consumer.incremental_assign([TopicPartition(topic, 0, 2)])
+    reader._next[topic, 0] = 2
+    stop = threading.Event()
+
+    def append() -> None:
+        while not stop.is_set():
+            log.append(topic, 1, [b"y"] * 50)
+
+    appender = threading.Thread(target=append)
+    appender.start()
+    entries: list[Entry] = []
+    told: list[dict[str, Any]] = []
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(told) < 3 or len(entries) < 200:
+            assert time.monotonic() < deadline, (told, len(entries))
+            try:
+                entries += reader.poll(records_max=10, timeout_s=1)
+            except InvalidRequest as error:
+                told.append(error.data)
+    finally:
+        stop.set()
+        appender.join()
+        reader.close()
+    assert {(one["topic"], one["partition"]) for one in told} == {(topic, 0)}
+    assert [entry.offset for entry in entries] == list(range(len(entries))), "nothing of the other one is lost in between"

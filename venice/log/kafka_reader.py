@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -47,6 +47,8 @@ class KafkaReader:
         self._keys: set[bytes | None] = set()
         """What messages of those topics carry as their key. Ids are unique, so topics may share the set."""
         self._failed: dict[Partition, VeniceError] = {}
+        self._told = False
+        """Whether the last thing that was handed out is a failure."""
         self._down: VeniceError | None = None
         self._held: list[Message[bytes, bytes]] = []
         self._asked: Mapping[str, Future[Any]] = {}
@@ -94,15 +96,18 @@ class KafkaReader:
     def poll(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> list[Entry]:
         assert records_max > 0, "a poll takes at least one record"
         self._cluster.check_process()
+        if self._failed and not self._told:
+            self._tell()  # However much comes of the other partitions, what failed is heard of.
         left_s = timeout_s
         while True:
             wait_s = min(left_s, WAIT_S)
             entries = self._take(min(records_max, POLL_RECORDS_MAX), wait_s)
             if entries:
+                self._told = False
                 return entries
             self._watch()
             if self._failed:
-                raise next(iter(self._failed.values()))
+                self._tell()
             if self._down is not None:
                 down, self._down = self._down, None
                 raise down
@@ -181,6 +186,10 @@ class KafkaReader:
             self._fail(at[0])
         else:
             self._failed[at] = translated(error, f"{at[0]}[{at[1]}]")
+
+    def _tell(self) -> NoReturn:
+        self._told = True
+        raise next(iter(self._failed.values()))
 
     def _note_down(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():
