@@ -34,7 +34,7 @@ LOOK_S = 1.0
 RETRY_S = 60.0
 """Pause of a partition whose checkpoint failed."""
 
-SHARE = 0.25
+SHARE = 0.1
 """Of the thread's time that goes into writing rows; the rest is left to those who fold and serve."""
 
 
