@@ -2,8 +2,9 @@
 
 Read path: **client** → its own replica. Write path: snapshot and version topic → `venice/replicas.py` → storage.
 
-A background thread follows the catalog, attaches each new version beside the one being read and swaps when every
-partition is ready and the controller has made it current. A read uses one version from beginning to end.
+A background thread, or a child process (`venice/client/own_process.py`), attaches each new version beside the one being
+read; a thread follows the catalog and swaps when every partition is ready and the controller has made it current. A read
+uses one version from beginning to end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from venice.client.own_process import ReplicaProcess
 from venice.client.view import View, read, view_of
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
@@ -38,6 +40,8 @@ class DaVinciClient:
         store: The store to hold.
         folder: Where the replica is kept, default `<data>/davinci/<store>`; one client at a time may use it. A restart
             with the same folder starts from what is there.
+        process: Attach and fold in a child process, which leaves this one to its reads. What it folds is kept twice for a
+            while, and the files are opened anew now and then, which stops this process for some milliseconds.
         cache_bytes: How much memory the rows of a batch version that were read last may take, beside the replica; 0: none.
         cache_objects: How many decoded values of a batch version to keep; 0 keeps none. Callers get copies, so what they
             do to a value changes nothing for the next caller.
@@ -56,6 +60,7 @@ class DaVinciClient:
         store: str,
         *,
         folder: Path | str | None = None,
+        process: bool = False,
         cache_bytes: int = 64 * 1024 * 1024,
         cache_objects: int = 0,
         ready_timeout_s: float = 60.0,
@@ -75,9 +80,7 @@ class DaVinciClient:
         try:
             self._log = open_log(self._settings.log_url, self._clock)
             self._tail = CatalogTail(self._log, self._clock)
-            self._replicas = ReplicaSet(
-                self._folder / "replicas", self._log, clock=self._clock, ids=lambda: secrets.token_hex(8), grace_s=1.0
-            )
+            self._replicas = self._hold(process=process)
             self._thread = threading.Thread(target=self._follow, name=f"davinci-{store}", daemon=True)
             self._tail.start()
             self._thread.start()
@@ -143,6 +146,12 @@ class DaVinciClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _hold(self, *, process: bool) -> ReplicaSet | ReplicaProcess:
+        folder = self._folder / "replicas"
+        if process:
+            return ReplicaProcess(folder, self._settings.log_url, clock=self._clock)
+        return ReplicaSet(folder, self._log, clock=self._clock, ids=lambda: secrets.token_hex(8), grace_s=1.0)
 
     def _pairs(self, keys: Iterable[Any]) -> list[tuple[Any, Any]]:
         wanted = list(keys)

@@ -6,13 +6,25 @@ Read path: client → view → **rows** → storage.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Protocol
 
 from venice.rules.partitioning import partition_of
-from venice.storage import PartitionStorage
 
 ROW_OVERHEAD_BYTES = 200
 """What a kept row takes beside its bytes: two objects, an entry and its place in the order."""
+
+
+class Readable(Protocol):
+    """What a client needs of a storage: the methods of `PartitionStorage` of these names."""
+
+    @property
+    def bare_get(self) -> Callable[[bytes], bytes | None]: ...
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
 
 class Rows:
@@ -26,7 +38,7 @@ class Rows:
         room_bytes: How much the kept rows may take; 0 keeps none, as is right for rows that change.
     """
 
-    def __init__(self, storages: tuple[PartitionStorage, ...], room_bytes: int) -> None:
+    def __init__(self, storages: tuple[Readable, ...], room_bytes: int) -> None:
         self.kept: OrderedDict[bytes, bytes] = OrderedDict()
         """Stored values by key, for who wants to look here before `find`; never an empty one."""
         self._storages = storages

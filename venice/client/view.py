@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from venice.client.rows import Rows
+from venice.client.rows import Readable, Rows
 from venice.errors import Unavailable
 from venice.model import Store, Version
 from venice.rules.partitioning import partition_of
 from venice.schema.codec import Decode, copier, key_codec, reader
 from venice.schema.types import Primitive, Type
-from venice.storage import PartitionStorage
 from venice.storage.format import decode_value, value_prefix
 
 _KEY_CLASSES: Final = {"int": int, "long": int, "string": str, "bytes": bytes}
@@ -25,14 +24,14 @@ class View:
     """One version, ready to be read: everything a read needs, so that a swap is one assignment."""
 
     version: int
-    storages: tuple[PartitionStorage, ...]
+    storages: tuple[Readable, ...]
     encode_key: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     get: Callable[[Any], Any]
     """A whole single get, made of the above."""
 
 
-def view_of(store: Store, version: Version, storages: tuple[PartitionStorage, ...], *, cache_bytes: int, cache_objects: int) -> View:
+def view_of(store: Store, version: Version, storages: tuple[Readable, ...], *, cache_bytes: int, cache_objects: int) -> View:
     """The view of a version whose partitions are all open. Raises InvalidRequest for a schema that cannot be used.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     DataBlockIndexType,
     DbClosedError,
@@ -24,8 +25,10 @@ _MIB = 1024 * 1024
 _FILTER_BITS_PER_KEY = 10
 
 
-def open_rocks(folder: Path, *, create: bool = False) -> Rdict:
+def open_rocks(folder: Path, *, create: bool = False, read_only: bool = False) -> Rdict:
     """Open the RocksDB directory of a replica; `create` makes it, with all its column families.
+
+    With `read_only` it may be open in another process, and is read as of this moment for ever; nothing in it is changed.
 
     Raises:
         Corrupt: RocksDB refuses what it finds, or finds nothing and `create` is false.
@@ -37,7 +40,8 @@ def open_rocks(folder: Path, *, create: bool = False) -> Rdict:
         META: _family_options(buffer_mib=1, filter_last_level=False),
     }
     try:
-        return Rdict(str(folder), _directory_options(create=create), column_families=families)
+        access = AccessType.read_only() if read_only else AccessType.read_write()
+        return Rdict(str(folder), _directory_options(create=create), column_families=families, access_type=access)
     except Exception as error:
         raise translated(error, folder) from error
 
