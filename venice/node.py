@@ -32,7 +32,7 @@ from venice.leaders import LeaderSet, Merged
 from venice.leading import Led
 from venice.log import Entry, Log
 from venice.log.open import open_log
-from venice.model import ReplicaReport, ReplicaState, Store, VersionStatus, Worker, WorkerReport
+from venice.model import ReplicaReport, ReplicaState, VersionStatus, Worker, WorkerReport
 from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
 from venice.record import Kind, Record
 from venice.replica import Wanted
@@ -42,15 +42,12 @@ from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
 from venice.telemetry import CATALOG_SEQUENCE, PENDING_REQUESTS, REPLICAS, STORES, WORKERS, Metrics, log_event
-from venice.watch import Watch
+from venice.watch import Registered, Watch, schemas_of
 
 if TYPE_CHECKING:
     from fastapi.responses import PlainTextResponse
 
     from venice.control.controller import Controller
-
-CATALOG_S = 5.0
-"""How long merging waits for the catalog, where a value has a schema that it does not name."""
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -114,7 +111,7 @@ class WorkerRuntime:
             clock=self._clock,
             sessions=lambda: secrets.randbelow(2**63 - 1) + 1,
             faults=faults,
-            is_registered=self._is_registered,
+            is_registered=Registered(self._tail, self._log),
             heartbeat_s=settings.heartbeat_s,
         )
         self._watch = Watch(self._log, self._replicas, self._leaders, faults, self._clock)
@@ -196,13 +193,6 @@ class WorkerRuntime:
     def _count(self, state: ReplicaState) -> int:
         return sum(report.state is state for report in self._replicas.reports())
 
-    def _is_registered(self, name: str, schema_id: int) -> bool:
-        """Whether a store has a value schema, as the newest catalog says: whoever wrote a value heard of its schema before."""
-        if schema_id in _schemas(self._tail.catalog.stores.get(name)):
-            return True
-        catalog = self._tail.wait_for(self._log.end_offset(CATALOG_TOPIC, 0), CATALOG_S)
-        return schema_id in _schemas(catalog.stores.get(name))
-
     def _want(self, catalog: Catalog) -> None:
         wanted: list[Wanted] = []
         led: list[Led] = []
@@ -213,7 +203,7 @@ class WorkerRuntime:
             if version is None or version.snapshot is None or version.status not in _HELD:
                 continue
             wanted.extend(
-                Wanted(name, version, partition, catalog.kept(name, number, partition), _schemas(store))
+                Wanted(name, version, partition, catalog.kept(name, number, partition), schemas_of(store))
                 for partition, ids in enumerate(assignment.replicas)
                 if self.id in ids
             )
@@ -255,10 +245,6 @@ class WorkerRuntime:
         replica = self._watch.completed(replica)
         checkpoint = self._checkpoints.written(replica_name(replica.store, replica.version, replica.partition))
         return replace(replica, checkpoint=checkpoint) if checkpoint is not None else replica
-
-
-def _schemas(store: Store | None) -> frozenset[int]:
-    return frozenset(schema.id for schema in store.value_schemas) if store is not None else frozenset()
 
 
 def _allow_many_files() -> None:

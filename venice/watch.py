@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from venice.clock import Clock
+from venice.control.catalog import CatalogTail
 from venice.errors import VeniceError
 from venice.faults import FaultLedger
 from venice.leaders import LeaderSet
 from venice.log import Log
-from venice.model import ReplicaReport
-from venice.naming import parse_replica_name, replica_name
+from venice.model import ReplicaReport, Store
+from venice.naming import CATALOG_TOPIC, parse_replica_name, replica_name
 from venice.replicas import ReplicaSet
 from venice.telemetry import (
     FAULTY_RECORDS_TOTAL,
@@ -26,6 +27,9 @@ from venice.telemetry import (
     REPLICA_LAG_SECONDS,
     Metrics,
 )
+
+CATALOG_S = 5.0
+"""How long merging waits for the catalog, where a value has a schema that it does not name."""
 
 LOOK_S = 1.0
 """How often the log is asked."""
@@ -93,6 +97,26 @@ class Watch:
             parsed = parse_replica_name(name)
             assert parsed is not None, "faults are counted by replica"
             yield (*map(str, parsed), found.topic, found.fault.value), found.count
+
+
+class Registered:
+    """Whether a store has a value schema, as the newest catalog says: whoever wrote a value had heard of its schema before."""
+
+    def __init__(self, tail: CatalogTail, log: Log) -> None:
+        self._tail = tail
+        self._log = log
+
+    def __call__(self, store: str, schema_id: int) -> bool:
+        """Raises Unavailable if the catalog cannot be read up to now."""
+        if schema_id in schemas_of(self._tail.catalog.stores.get(store)):
+            return True
+        catalog = self._tail.wait_for(self._log.end_offset(CATALOG_TOPIC, 0), CATALOG_S)
+        return schema_id in schemas_of(catalog.stores.get(store))
+
+
+def schemas_of(store: Store | None) -> frozenset[int]:
+    """Ids of a store's value schemas."""
+    return frozenset(schema.id for schema in store.value_schemas) if store is not None else frozenset()
 
 
 def _labels(report: ReplicaReport) -> tuple[str, ...]:

@@ -64,6 +64,16 @@ RECORDS: dict[str, Record] = {
     "heartbeat": Record(Kind.HEARTBEAT, timestamp_ms=1_700_000_000_000, region=0),
     "entity": Record(Kind.ENTITY, b"store/flights", b'{"name":"flights"}', term=1, session=3, sequence=12),
     "declare_controller": Record(Kind.DECLARE_CONTROLLER, term=1, session=3),
+    "dead_letter": Record(
+        Kind.DEAD_LETTER,
+        b"flights_rt/2/17",
+        b"garbage",
+        timestamp_ms=1_700_000_000_000,
+        region=0,
+        metadata=b"corrupt: fails its checksum",
+        term=1,
+        sequence=2,
+    ),
     "report": Record(Kind.REPORT, b"worker/node-1-0", b"{}", timestamp_ms=1_700_000_000_000),
 }
 
