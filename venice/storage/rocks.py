@@ -10,11 +10,10 @@ the position is written in the same batch as the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Event, Lock
+from typing import Any, cast
 from weakref import WeakSet
 
 from rocksdict import ColumnFamily, Rdict, WriteBatch
@@ -26,6 +25,9 @@ from venice.storage.tuning import open_rocks, translated
 
 _CHUNK_ROWS = 256
 """Rows a scan reads at a time: as many may still be returned after `close`."""
+
+_RELEASE_S = 0.001
+"""Between tries to close what is being read: the longest reads take milliseconds."""
 
 
 class RocksStorage:
@@ -154,12 +156,11 @@ class RocksStorage:
         for cursor in cursors:
             cursor.drop()
         metadata, self._metadata, self._handles = self._metadata, None, None
-        for rocks in (metadata, self._rocks):
-            # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and
-            # the directory is released all the same.
-            with suppress(Exception):
-                if rocks is not None:
-                    rocks.close()
+        # From here on no read begins; those that have begun are waited for.
+        rocks, self._rocks = self._rocks, cast(Rdict, _Closed(self.folder))
+        if metadata is not None:
+            _release(metadata)
+        _release(rocks)
 
     def _metadata_rocks(self) -> Rdict:
         metadata = self._metadata
@@ -174,6 +175,29 @@ class RocksStorage:
             cursor = _Cursor(rocks, start, self.folder)
             self._cursors.add(cursor)
         return _rows(cursor)
+
+
+class _Closed:
+    """What stands in the place of a database that was closed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        raise _closed(self._folder)
+
+
+def _release(rocks: Rdict) -> None:
+    """Close, as soon as no other thread is in the middle of a read: until then rocksdict refuses to."""
+    while True:
+        try:
+            return rocks.close()
+        except RuntimeError:
+            Event().wait(_RELEASE_S)
+        except Exception:  # noqa: BLE001
+            # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and
+            # the directory is released all the same.
+            return None
 
 
 class _Cursor:

@@ -60,7 +60,8 @@ def translated(error: Exception, folder: Path) -> VeniceError:
     if isinstance(error, VeniceError):
         return error
     text = str(error)
-    if isinstance(error, DbClosedError):
+    # rocksdict says of a database that is being closed in another thread that it is "already mutably borrowed".
+    if isinstance(error, DbClosedError) or (isinstance(error, RuntimeError) and "borrowed" in text):
         return Unavailable(f"replica {folder} is closed", hint="look it up again")
     if type(error) is not Exception:  # rocksdict raises nothing more special for what RocksDB answers
         raise error
