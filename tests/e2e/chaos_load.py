@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from venice.client.producer import Producer
 from venice.config import Settings, environment, load
+from venice.errors import Unavailable
 
 STORE = "counts"
 PRODUCERS = 3
@@ -143,7 +145,7 @@ def write_until_told(producer: int, journal: Path) -> None:
     ledger = Ledger([journal]).refresh()
     number = max((n for issued in ledger.issued.values() for n in issued), default=PUSHED)
     rng = random.Random()
-    with journal.open("ab", buffering=0) as notes, Producer(load(), STORE) as writer:
+    with journal.open("ab", buffering=0) as notes, opened() as writer:
         while not stop.wait(PAUSE_S):
             writes = [(key, number + i, rng.random() < 0.9) for i, key in enumerate(rng.sample(keys_of(producer), BATCH), 1)]
             number += BATCH
@@ -151,6 +153,15 @@ def write_until_told(producer: int, journal: Path) -> None:
             for key, n, is_put in writes:
                 done = writer.put(key, {"source": f"producer {producer}", "n": n}) if is_put else writer.delete(key)
                 done.add_done_callback(partial(_note, notes, key, n))
+
+
+def opened() -> Producer:
+    """A producer, once the log can be reached: its broker may have been killed as well."""
+    while True:
+        try:
+            return Producer(load(), STORE)
+        except Unavailable:
+            time.sleep(PAUSE_S)
 
 
 def _note(notes: IO[bytes], key: int, number: int, done: Future[Any]) -> None:
