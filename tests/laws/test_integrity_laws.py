@@ -81,6 +81,9 @@ class FaultyWorld(World):
 
     def finish(self) -> None:
         self.calm = True
+        # Whoever finds out now that it must be made anew is, before one of them is chosen to lead.
+        for replica in 2 * tuple(range(REPLICAS)):
+            self.fold(replica, len(self.version))
         super().finish()
         for replica in range(REPLICAS):
             self.fold(replica, len(self.version))

@@ -54,6 +54,7 @@ class World:
     real_time: list[Entry] = field(default_factory=list)
     version: list[Entry] = field(default_factory=list)
     terms: int = 0
+    sessions: int = 0
     leaders: list[tuple[int, Leader, list[bytes]]] = field(default_factory=list)
     """(replica, leader, what it has merged and not appended yet)"""
 
@@ -79,7 +80,8 @@ class World:
     def elect(self) -> None:
         replica = self.rng.randrange(REPLICAS)
         self.terms += self.rng.randint(0, 1) or not self.terms
-        leader = Leader(self.folds[replica], partition_count=1, term=self.terms, session=len(self.leaders) + 1, start={(REGION, 0): 0})
+        self.sessions += 1  # never repeated, also when leaders are gone
+        leader = Leader(self.folds[replica], partition_count=1, term=self.terms, session=self.sessions, start={(REGION, 0): 0})
         self.append([leader.declaration(0)])
         self.leaders.append((replica, leader, []))
 
