@@ -13,7 +13,6 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
-from venice.log import Entry
 from venice.record import CRC_RESIDUE, FORMAT, HAS_SESSION, Kind, Origin, Vector
 from venice.storage import Change, Position
 from venice.storage.format import REAL_TIME
@@ -47,7 +46,7 @@ class LeaderRun(NamedTuple):
     """Of the last record."""
 
 
-def leader_run(entries: Sequence[Entry], position: Position, schemas: Container[int] | None = None) -> LeaderRun:
+def leader_run(entries: Sequence[tuple[str, int, int, int, bytes]], position: Position, schemas: Container[int] | None = None) -> LeaderRun:
     """Read puts and deletes of the position's session as long as each follows the one before without a hole, has one entry in
     its vector, and is of one of the `schemas`, if they are given.
 
