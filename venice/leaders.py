@@ -6,6 +6,7 @@ one that drives the `ReplicaSet` beside it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +19,14 @@ from venice.faults import FaultLedger
 from venice.lag import Ends, Lag, LagMeter
 from venice.leader import Leader, Standing
 from venice.leading import PROGRESS_S, Leading, Led
-from venice.log import Batch, Entry, Log, Reader, by_partition
+from venice.log import Appending, Batch, Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
 from venice.telemetry import log_event
+
+APPENDS_MAX = 8
+"""Appends under way: what merging goes on beside. Each is of no more than `MERGE_RECORDS_MAX` writes and some marks."""
 
 MERGE_RECORDS_MAX = 500
 """Real-time records merged at a time, per version."""
@@ -86,6 +90,7 @@ class LeaderSet:
         self._sessions: dict[str, Leading] = {}
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._retry_at_s: dict[str, float] = {}
+        self._appending: deque[tuple[list[Leading], Appending]] = deque()
 
     def want(self, led: Iterable[Led]) -> None:
         """From now on, lead exactly these partitions. From any thread; takes effect at the next `poll`."""
@@ -97,6 +102,7 @@ class LeaderSet:
         Returns:
             (replica name, region, entries of one real-time partition in offset order); no entries where only marks are due.
         """
+        self._hear()
         now_s = self._clock.monotonic_s()
         if self._settled is not self._wanted:
             self._reconcile(self._wanted, now_s)
@@ -164,13 +170,22 @@ class LeaderSet:
         """Append what was merged, all of it at once. If the log does not take it the session ends, and another one merges it again.
 
         That holds for what is missing without a word, too: the replicas, and the leader, stand still at a hole in a session.
+        So nobody waits here for the log to acknowledge it, unless much is under way.
         """
         sessions = [self._sessions.get(one.name) for one in merged]
         live = [(s, one) for s, one in zip(sessions, merged, strict=True) if s is not None and s.number == one.session]
-        refusals = self._log.append_batches([Batch(one.topic, one.partition, one.payloads) for _, one in live])
-        failed = {s.number: (s, refusal) for (s, _), refusal in zip(live, refusals, strict=True) if refusal is not None}
-        for session, refusal in failed.values():
-            self._fail(session, refusal)
+        if live:
+            appending = self._log.append_batches([Batch(one.topic, one.partition, one.payloads) for _, one in live])
+            self._appending.append(([session for session, _ in live], appending))
+        self._hear()
+
+    def _hear(self) -> None:
+        """Take note of appends that are done, and wait for the oldest until few enough are under way."""
+        while self._appending and (len(self._appending) > APPENDS_MAX or self._appending[0][1].is_done):
+            sessions, appending = self._appending.popleft()
+            for session, refusal in zip(sessions, appending.refusals(), strict=True):
+                if refusal is not None and self._sessions.get(session.led.name) is session:
+                    self._fail(session, refusal)
 
     def sources(self) -> list[tuple[str, int]]:
         """(topic, partition) of everything that is merged here: what `look` wants the ends of. From any thread."""

@@ -80,6 +80,7 @@ class WorkerRuntime:
         self._worker = Worker(id=self.id, url=worker_url(settings, index), incarnation=secrets.token_hex(8))
         self._changed = threading.Event()
         self._generation = -1
+        self._merging = False
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -139,8 +140,8 @@ class WorkerRuntime:
         log_event("worker_started", worker=self.id, url=self._worker.url)
 
     def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
-        """As `ReplicaSet.poll`; also passes the replicas' changes on to the reports."""
-        batches = self._replicas.poll(timeout_s=timeout_s)
+        """As `ReplicaSet.poll`, without waiting while there is something to merge; also passes the replicas' changes on to the reports."""
+        batches = self._replicas.poll(timeout_s=0.0 if self._merging else timeout_s)
         if self._replicas.generation != self._generation:
             self._generation = self._replicas.generation
             self._changed.set()
@@ -152,7 +153,9 @@ class WorkerRuntime:
 
     def poll_real_time(self) -> list[tuple[str, int, list[Entry]]]:
         """As `LeaderSet.poll`."""
-        return self._leaders.poll()
+        batches = self._leaders.poll()
+        self._merging = any(entries for _, _, entries in batches)
+        return batches
 
     def merge(self, name: str, region: int, entries: list[Entry]) -> Merged | None:
         """As `LeaderSet.merge`."""
@@ -317,7 +320,7 @@ def run_router(settings: Settings) -> None:
     metrics = Metrics()
     metrics.watch(CATALOG_SEQUENCE, lambda: tail.catalog.sequence)
     metrics.watch(PENDING_REQUESTS, lambda: server.pending)
-    server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close)
+    server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close, lanes=router.lane)
     server.start()
     try:
         wait_for_stop()

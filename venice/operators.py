@@ -251,7 +251,7 @@ def merge(step_id: str, up: KeyedStream[RealTimeBatch], runtime: WorkerRuntime) 
 
 
 def append(step_id: str, up: KeyedStream[Merged], runtime: WorkerRuntime) -> None:
-    """Append merged records to their version topic, acknowledged before the next batch."""
+    """Append merged records to their version topics; merging goes on while the log takes them."""
     op.output(step_id, up, _VersionTopicSink(runtime))
 
 

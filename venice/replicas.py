@@ -34,8 +34,8 @@ OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
 RETRY_S = 5.0
 """Pause before a replica that failed to attach is tried again, as long as it is wanted."""
 
-FOLD_RECORDS_MAX = 200
-"""Records folded at a time: bounds how long a read waits for the interpreter while a write batch is applied."""
+FOLD_RECORDS_MAX = 500
+"""Records folded at a time: as many as are merged at a time, so that a leader's replica does not fall behind its leader."""
 
 
 class ReplicaSet:

@@ -255,7 +255,10 @@ def test_batches_are_appended_in_their_order_and_refused_one_by_one(log: Log, to
     first = Batch(topic, 0, numbered(300))
     missing = Batch(f"{topic}0", 0, [b"lost"])
     large = Batch(topic, 1, [bytes(PAYLOAD_BYTES_MAX + 1)])
-    refusals = log.append_batches([first, missing, large, Batch(topic, 1, []), Batch(topic, 1, numbered(2)), Batch(topic, 0, [b"last"])])
+    batches = [first, missing, large, Batch(topic, 1, []), Batch(topic, 1, numbered(2)), Batch(topic, 0, [b"last"])]
+    appending = log.append_batches(batches)
+    refusals = appending.refusals()
+    assert appending.is_done
     assert [type(refusal) for refusal in refusals] == [type(None), NotFound, InvalidRequest, type(None), type(None), type(None)]
     reader = log.reader({(topic, 0): 0, (topic, 1): 0})
     entries = read(reader, 303)

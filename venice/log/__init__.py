@@ -54,6 +54,19 @@ class Batch(NamedTuple):
     payloads: Sequence[bytes]
 
 
+class Appending(Protocol):
+    """Batches on their way into the log."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `refusals` would answer at once."""
+        ...
+
+    def refusals(self) -> list[VeniceError | None]:
+        """Wait, and say for each batch None once its last record is acknowledged, or the error of `Log.append`."""
+        ...
+
+
 class Reader(Protocol):
     """A tailing reader of explicitly assigned partitions. One thread at a time."""
 
@@ -129,12 +142,11 @@ class Log(Protocol):
         """
         ...
 
-    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
-        """Append batches to several partitions at once, for whoever numbers records so that readers notice a missing one.
+    def append_batches(self, batches: Sequence[Batch]) -> Appending:
+        """Begin to append batches to several partitions, for whoever numbers records so that readers notice a missing one.
 
-        Returns:
-            For each batch, None once its last record is acknowledged, or the error of `append`. In a batch of which the
-            last record is acknowledged an earlier one may be missing all the same, if the cluster refused only that.
+        Batches of a partition are appended in the order of the calls. In a batch of which the last record is acknowledged
+        an earlier one may be missing all the same, if the cluster refused only that; so may a batch before it.
         """
         ...
 

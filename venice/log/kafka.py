@@ -7,7 +7,7 @@ fooled by a topic that was deleted and created again under its name. `docs/decis
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -74,11 +74,10 @@ class KafkaLog:
         # Only the producer's ignorance of a new topic is tried again: anything else may have been appended.
         return self._cluster.on([(topic, partition)], lambda: self._append(topic, partition, payloads), retry=UNKNOWN)
 
-    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
+    def append_batches(self, batches: Sequence[Batch]) -> _Appending:
         appender = self._usable_appender()
-        begun = [self._begin(appender, batch) for batch in batches if batch.payloads]
-        refused = iter([self._refusal(appender, delivery) if isinstance(delivery, _Delivery) else delivery for delivery in begun])
-        return [next(refused) if batch.payloads else None for batch in batches]
+        begun = [self._begin(appender, batch) if batch.payloads else None for batch in batches]
+        return _Appending(begun, lambda delivery: self._refusal(appender, delivery))
 
     def start_offset(self, topic: str, partition: int) -> int:
         return self._cluster.ranges([(topic, partition)])[topic, partition][0]
@@ -178,6 +177,21 @@ def _check_sizes(topic: str, payloads: Sequence[bytes]) -> None:
             raise InvalidRequest(
                 f"a record of {len(payload)} bytes for topic {topic!r} is too large", hint=f"the log takes {PAYLOAD_BYTES_MAX} bytes"
             )
+
+
+class _Appending:
+    """Batches with the producer; those that never came to it are errors, empty ones None."""
+
+    def __init__(self, begun: list[_Delivery | VeniceError | None], refusal: Callable[[_Delivery], VeniceError | None]) -> None:
+        self._begun = begun
+        self._refusal = refusal
+
+    @property
+    def is_done(self) -> bool:
+        return all(one.done.is_set() for one in self._begun if isinstance(one, _Delivery))
+
+    def refusals(self) -> list[VeniceError | None]:
+        return [self._refusal(one) if isinstance(one, _Delivery) else one for one in self._begun]
 
 
 class _Appender:

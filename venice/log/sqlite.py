@@ -30,6 +30,18 @@ T = TypeVar("T")
 _INDEX_TABLES = "CREATE TABLE topic (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER NOT NULL) WITHOUT ROWID"
 
 
+class Appended:
+    """Batches that were appended, or refused, already."""
+
+    is_done = True
+
+    def __init__(self, refusals: list[VeniceError | None]) -> None:
+        self._refusals = refusals
+
+    def refusals(self) -> list[VeniceError | None]:
+        return self._refusals
+
+
 def _random_id() -> str:
     return secrets.token_hex(16)
 
@@ -119,8 +131,8 @@ class SqliteLog:
             self._bell.ring(topic)
         return offsets
 
-    def append_batches(self, batches: Sequence[Batch]) -> list[VeniceError | None]:
-        return [self._refusal(batch) for batch in batches]
+    def append_batches(self, batches: Sequence[Batch]) -> Appended:
+        return Appended([self._refusal(batch) for batch in batches])
 
     def _refusal(self, batch: Batch) -> VeniceError | None:
         try:
