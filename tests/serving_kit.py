@@ -109,7 +109,7 @@ class ServedCluster:
         for worker in self.workers:
             worker.start(lambda: self.catalog)
         self.router = Router(self, deadline_s=deadline_s, attempt_s=attempt_s)
-        self.server = HttpServer(self.router.handle, "127.0.0.1", 0, Limits(drain_s=1.0), self.router.close)
+        self.server = HttpServer(self.router.handle, "127.0.0.1", 0, Limits(drain_s=1.0), self.router.close, self.router.lane)
         self.server.start()
         self.advance(workers={worker.id: Worker(id=worker.id, url=worker.url, incarnation="1") for worker in self.workers})
 

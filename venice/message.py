@@ -91,9 +91,11 @@ class ResponseParser:
     An answer that ends with the connection instead of after its announced length never comes out: it may be cut.
     """
 
-    __slots__ = ("_done", "_parser", "_parts", "headers", "status")
+    __slots__ = ("_done", "_parser", "_parts", "begun", "headers", "status")
 
     def __init__(self) -> None:
+        self.begun = False
+        """An answer has arrived in part."""
         self.status = 0
         """Of the answer under way, once its headers are complete; 0 before."""
         self.headers = Headers()
@@ -123,6 +125,7 @@ class ResponseParser:
         return part
 
     def on_message_begin(self) -> None:
+        self.begun = True
         self.status = 0
         self.headers = Headers()
 
@@ -137,5 +140,6 @@ class ResponseParser:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
+        self.begun = False
         if self.status:
             self._done.append(Response(self.status, self.headers, self.drain()))

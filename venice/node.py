@@ -320,7 +320,7 @@ def run_router(settings: Settings) -> None:
     metrics = Metrics()
     metrics.watch(CATALOG_SEQUENCE, lambda: tail.catalog.sequence)
     metrics.watch(PENDING_REQUESTS, lambda: server.pending)
-    server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close)
+    server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close, lanes=router.lane)
     server.start()
     try:
         wait_for_stop()

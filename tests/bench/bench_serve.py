@@ -106,7 +106,7 @@ def serve_router(worker_port: int, port: int) -> HttpServer:
         catalog = catalog_of(f"http://127.0.0.1:{worker_port}")
 
     router = Router(Source())
-    return HttpServer(router.handle, "127.0.0.1", port, on_stop=router.close)
+    return HttpServer(router.handle, "127.0.0.1", port, on_stop=router.close, lanes=router.lane)
 
 
 def run_server(arguments: list[str]) -> None:

@@ -9,12 +9,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import pytest
 
 from venice.errors import Conflict, InvalidRequest, NotFound
 from venice.message import Headers, Request, Response, ResponseParser, Streamed
+from venice.serve.connection import Lane, Reply
 from venice.serve.http import HttpServer
 from venice.serve.requests import Limits
 
@@ -558,14 +559,18 @@ class LaneLog:
     def __init__(self) -> None:
         self.asked: list[bytes] = []
         self.headers: list[Mapping[bytes, bytes]] = []
+        self.replies: list[Reply] = []
 
-    def __call__(self, headers: Mapping[bytes, bytes]) -> Callable[[bytes], bytes | None] | None:
+    def __call__(self, headers: Mapping[bytes, bytes]) -> Lane | None:
         self.headers.append(headers)
         return None if b"x-none" in headers else self.answer
 
-    def answer(self, target: bytes) -> bytes | None:
+    def answer(self, target: bytes, reply: Reply) -> bytes | bool:
         self.asked.append(target)
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlane" if target.startswith(b"/short") and b" " not in target else None
+        if target.startswith(b"/relayed"):
+            self.replies.append(reply)
+            return True
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlane" if target.startswith(b"/short") and b" " not in target else False
 
 
 def test_a_lane_answers_what_it_can() -> None:
@@ -623,3 +628,60 @@ def test_a_lane_keeps_the_order_of_answers() -> None:
             other.answers(1)
         server.loop.call_soon_threadsafe(gate.set)
         assert [answer.body for answer in peer.answers(2)] == [b"later", b"GET /short 0 "]
+
+
+RELAYED = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nrelayed"
+END = b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.contextmanager
+def relaying(lanes: LaneLog) -> Iterator[tuple[HttpServer, Peer]]:
+    """A server and a client of it whose request for /relayed waits for its reply."""
+    with serving_lanes(lanes) as server, Peer(server) as peer:
+        peer.send(b"GET /first" + END)
+        peer.answers(1)
+        peer.send(b"GET /relayed" + END)
+        while not lanes.replies:
+            time.sleep(0.001)
+        yield server, peer
+
+
+@pytest.mark.parametrize(("reply", "body"), [(RELAYED, b"relayed"), (None, b"GET /relayed 0 ")])
+def test_a_relayed_answer_comes_before_those_asked_for_later(reply: bytes | None, body: bytes) -> None:
+    lanes = LaneLog()
+    with relaying(lanes) as (server, peer):
+        peer.send(b"GET /next" + END)
+        with Peer(server) as other:
+            other.send(b"GET /x" + END)
+            other.answers(1)
+        server.loop.call_soon_threadsafe(lanes.replies[0], reply)
+        assert [answer.body for answer in peer.answers(2)] == [body, b"GET /next 0 "]
+        assert server.pending == 0
+
+
+def test_a_client_that_leaves_does_not_wait_for_its_reply() -> None:
+    lanes = LaneLog()
+    with relaying(lanes) as (server, peer):
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.socket.close()  # A reset: a client that only closes its half may still wait.
+        while server.pending:
+            time.sleep(0.001)
+        done = threading.Event()
+        server.loop.call_soon_threadsafe(lanes.replies[0], RELAYED)
+        server.loop.call_soon_threadsafe(done.set)
+        assert done.wait(10)
+        assert server.pending == 0
+
+
+def test_a_reply_under_way_is_waited_for_when_the_server_stops() -> None:
+    lanes = LaneLog()
+    with relaying(lanes) as (server, peer):
+        stopper = threading.Thread(target=server.stop)
+        stopper.start()
+        while not server.stopping:
+            time.sleep(0.001)
+        server.loop.call_soon_threadsafe(lanes.replies[0], RELAYED)
+        [answer] = peer.answers(1)
+        assert answer.body == b"relayed"
+        assert answer.headers[b"connection"] == b"close"
+        stopper.join()

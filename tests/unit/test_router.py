@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -271,19 +273,28 @@ def test_a_version_that_workers_have_closed_is_redone_on_the_next(cluster: Serve
 
 
 class Saboteur:
-    """Listens where a worker should and misbehaves: sends `answer` to every request, then closes, resets or hangs."""
+    """Listens where a worker should and misbehaves: sends `answer` to every request, then closes, resets or hangs.
 
-    def __init__(self, answer: bytes, ending: str) -> None:
+    Before that, it gives the `good` answer so many `times` on each connection.
+    """
+
+    def __init__(self, answer: bytes, ending: str, good: bytes = b"", times: int = 0) -> None:
+        self._good, self._times = good, times
+        self.asked = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._answer, self._ending = answer, ending
         self._held: list[socket.socket] = []
+        self._serving: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        if self._serving is not None:
+            with contextlib.suppress(OSError):
+                self._serving.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         for held in self._held:
             held.close()
@@ -294,8 +305,12 @@ class Saboteur:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.recv(65536)
-            connection.sendall(self._answer)
+            self._serving = connection
+            with contextlib.suppress(ConnectionError):  # whoever has had enough of it closes
+                for answer in (*[self._good] * self._times, self._answer):
+                    if connection.recv(65536):
+                        self.asked += 1
+                    connection.sendall(answer)
             if self._ending == "hang":
                 self._held.append(connection)
                 continue
@@ -333,6 +348,40 @@ def test_a_worker_that_dies_within_its_answer_never_makes_half_an_answer(answer:
             assert browser.batch(keys) == (1, expected(keys, 1))
             assert browser.batch(keys, streaming="1") == (1, expected(keys, 1))
             assert [browser.get(key) for key in range(8)] == [row(key, 1) for key in range(8)]
+        finally:
+            saboteur.close()
+
+
+@pytest.mark.parametrize("ending", ["close", "reset", "hang"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        _PART,
+        b"HTTP/1.1 200 OK\r\nX-VENICE-SCHEMA-ID: 1\r\nContent-Le",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 421 No\r\nContent-Length: 4\r\n\r\nnope",
+    ],
+)
+def test_a_relayed_get_is_asked_elsewhere_if_its_worker_dies(answer: bytes, ending: str) -> None:
+    value = VALUES.encode(row(7, 1))
+    named = b"X-VENICE-API-VERSION: 1\r\nX-VENICE-STORE-VERSION: 1\r\nX-VENICE-CATALOG-SEQ: 1\r\nX-VENICE-SCHEMA-ID: 1\r\n"
+    good = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (named, len(value), value)
+    with cluster_of(2, attempt_s=0.2) as cluster, Browser(cluster) as browser:
+        cluster.add_store(a_store("rows"))
+        cluster.push("rows", {key: row(key, 1) for key in range(ROWS)}, partition_count=1, replication=2)
+        saboteur = Saboteur(answer, ending, good, 5)
+        try:
+            first = cluster.catalog.assignments["rows", 1].replicas[0][0]
+            workers = dict(cluster.catalog.workers)
+            workers[first] = replace(workers[first], url=saboteur.url)
+            cluster.advance(workers=workers)
+            for _ in range(8):
+                assert browser.get(7) == row(7, 1)
+            assert saboteur.asked >= 6
+            while cluster.server.pending:  # The count falls just after the answer is out.
+                time.sleep(0.001)
         finally:
             saboteur.close()
 

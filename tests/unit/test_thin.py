@@ -314,7 +314,9 @@ def test_a_restarted_router_is_found_again(open_client: Open) -> None:
             again = ServedCluster.__new__(ServedCluster)
             again.__dict__.update(cluster.__dict__)
             cluster.router = again.router = type(cluster.router)(cluster)
-            cluster.server = HttpServer(cluster.router.handle, "127.0.0.1", port, Limits(drain_s=1.0), cluster.router.close)
+            cluster.server = HttpServer(
+                cluster.router.handle, "127.0.0.1", port, Limits(drain_s=1.0), cluster.router.close, cluster.router.lane
+            )
             cluster.server.start()
             assert client.get(7) == row(7, 1)
 

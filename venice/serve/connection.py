@@ -15,8 +15,10 @@ from venice.serve.requests import Limits, RequestParser
 from venice.wire import error_response
 
 Handler = Callable[[Request], Response | Awaitable[Response | Streamed]]
-Lane = Callable[[bytes], bytes | None]
-"""Target of a GET → all bytes of its 200 answer, or None: then the request goes the usual way."""
+Reply = Callable[[bytes | None], None]
+"""Takes all bytes of an answer, or None: then the request goes the usual way after all."""
+Lane = Callable[[bytes, Reply], bytes | bool]
+"""Target of a GET → all bytes of its answer; True: they will come to the reply; False: the request goes the usual way."""
 Lanes = Callable[[Mapping[bytes, bytes]], Lane | None]
 """The lane for requests with these headers, if there is one."""
 
@@ -63,8 +65,12 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._requests = RequestParser(server.limits)
+        self._busy = False
+        """An answer is under way: no other may overtake it."""
         self._task: asyncio.Task[None] | None = None
-        """The awaitable answer under way."""
+        """Makes it, if it is an awaitable one."""
+        self._relaying: tuple[bytes, Mapping[bytes, bytes]] | None = None
+        """Target and headers of the request that a lane answers later."""
         self._writable: asyncio.Future[None] | None = None
         """Pending while the client is slower than its answers."""
         self._ended = False
@@ -76,7 +82,7 @@ class Connection(asyncio.Protocol):
         """When the state began that a timeout belongs to."""
         self._lane: Lane | None = None
         """For requests that end as the one before did."""
-        self._lane_headers: Mapping[bytes, bytes] | None = None
+        self._lane_headers: Mapping[bytes, bytes] = {}
 
     # What the transport calls.
 
@@ -93,18 +99,23 @@ class Connection(asyncio.Protocol):
         self._requests.close()
         if self._task is not None:
             self._task.cancel()  # nobody is left to answer
+        if self._relaying is not None:
+            self._relaying = None
+            self._server.pending -= 1
+        self._lane = None
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         requests = self._requests
-        if self._lane is not None and len(data) < _LANE_BYTES_MAX and data.endswith(requests.known_end) and data.startswith(b"GET /"):
-            answer = None
-            if not (requests.begun or requests.deaf or requests.queue or self._task or self._writable):
-                answer = self._lane(data[4 : -len(requests.known_end)])
-            if answer is not None:
-                self._since = self._server.now
-                self._transport.write(answer)
-                return
+        if (
+            self._lane is not None
+            and len(data) < _LANE_BYTES_MAX
+            and data.endswith(requests.known_end)
+            and data.startswith(b"GET /")
+            and not (self._busy or requests.begun or requests.deaf or requests.queue or self._writable)
+            and self._take_lane(self._lane, data[4 : -len(requests.known_end)])
+        ):
+            return
         if requests.deaf:
             return
         waiting = requests.begun
@@ -122,7 +133,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._requests.deaf = self._ended = True
         # A client may close its half and wait for what it has asked.
-        return bool(self._requests.queue or self._task) and not self._lingering
+        return bool(self._requests.queue or self._busy) and not self._lingering
 
     def pause_writing(self) -> None:
         self._writable = self._server.loop.create_future()
@@ -137,8 +148,41 @@ class Connection(asyncio.Protocol):
 
     def _continue(self) -> None:
         self._requests.expects_continue = False
-        if not self._requests.queue and self._task is None:
+        if not self._requests.queue and not self._busy:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # The short way.
+
+    def _take_lane(self, lane: Lane, target: bytes) -> bool:
+        """Whether the lane has answered, or will."""
+        server = self._server
+        answer = lane(target, self._relayed) if server.pending < self._limits.pending_max else False
+        if answer is False:
+            return False
+        self._since = server.now
+        if answer is True:
+            self._busy = True
+            self._relaying = target, self._lane_headers
+            server.pending += 1
+        else:
+            self._transport.write(answer)
+        return True
+
+    def _relayed(self, answer: bytes | None) -> None:
+        relayed, self._relaying = self._relaying, None
+        if relayed is None:
+            return  # the client has gone
+        self._busy = False
+        self._server.pending -= 1
+        requests = self._requests
+        if answer is None:
+            requests.queue.appendleft(Request(b"GET", *relayed))
+        elif requests.deaf and not requests.queue:
+            self._transport.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        else:
+            self._transport.write(answer)
+        if requests.queue or requests.deaf:
+            self._pump()
 
     # From the queue to the transport.
 
@@ -146,7 +190,7 @@ class Connection(asyncio.Protocol):
         """Answer what can be answered now."""
         queue = self._requests.queue
         turns = 0
-        while queue and self._task is None and self._writable is None:
+        while queue and not self._busy and self._writable is None:
             if turns == _PUMPED_MAX:
                 self._server.loop.call_soon(self._pump)
                 break
@@ -161,7 +205,7 @@ class Connection(asyncio.Protocol):
                 self._held = True
                 self._transport.pause_reading()
         elif self._requests.deaf:
-            if self._task is None:
+            if not self._busy:
                 self._close()
         elif self._held and not self._transport.is_closing():
             self._held = False
@@ -180,6 +224,7 @@ class Connection(asyncio.Protocol):
             self._write(answer, bodyless)
         elif server.pending < self._limits.pending_max:
             server.pending += 1
+            self._busy = True
             self._task = server.loop.create_task(self._answer_later(answer, bodyless))
             self._task.add_done_callback(self._answered)
         else:
@@ -199,6 +244,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._server.pending -= 1
+        self._busy = False
         self._task = None
         if not task.cancelled():
             self._pump()
@@ -265,7 +311,7 @@ class Connection(asyncio.Protocol):
         elif self._writable is not None:
             if waited_s > limits.write_s:
                 self._transport.abort()
-        elif self._task is not None or self._requests.queue or self._requests.deaf:
+        elif self._busy or self._requests.queue or self._requests.deaf:
             return
         elif self._requests.begun:
             if waited_s > limits.read_s:
@@ -277,7 +323,7 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Answer what has arrived, take nothing more, close."""
         self._requests.deaf = True
-        if self._lingering or not (self._requests.queue or self._task):
+        if self._lingering or not (self._requests.queue or self._busy):
             self._transport.close()
 
     def abort(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from venice.control.catalog import Catalog
 from venice.errors import VeniceError
 from venice.rules.partitioning import partition_of
-from venice.serve.connection import Lane
+from venice.serve.connection import Lane, Reply
 from venice.serve.opened import Misdirected, OpenVersion, OpenVersions
 from venice.storage.format import PREFIX_SIZE
 from venice.wire import FROM_URL_SAFE, PADDING
@@ -38,22 +38,22 @@ def make_lane(
     seen_catalog: Catalog | None = None
     seen_replicas: OpenVersions | None = None
 
-    def answer(target: bytes) -> bytes | None:
+    def answer(target: bytes, reply: Reply) -> bytes | bool:
         nonlocal seen_catalog, seen_replicas
         now_catalog, now_replicas = catalog(), replicas()
         if now_catalog is not seen_catalog or now_replicas is not seen_replicas:
             if now_catalog.sequence < sequence:
-                return None
+                return False
             versions.clear()
             seen_catalog, seen_replicas = now_catalog, now_replicas
         if target[-6:] != b"?f=b64":
-            return None
+            return False
         path, _, text = target[:-6].rpartition(b"/")
         try:
             version = versions.get(path)
             if version is None:
                 if not path.startswith(b"/storage/") or len(versions) >= _STORES_MAX:
-                    return None
+                    return False
                 version = versions[path] = find(path[9:])
             key = a2b_base64(text.translate(FROM_URL_SAFE) + PADDING[len(text) & 3], strict_mode=True)
             count = version.count
@@ -63,7 +63,7 @@ def make_lane(
                 return version.missing_head
             head, offset = version.heads.get((stored[:PREFIX_SIZE], len(stored))) or version.head(stored)
         except (ValueError, KeyError, VeniceError, Misdirected):
-            return None
+            return False
         return head + stored[offset:]
 
     return answer

@@ -10,19 +10,22 @@ time up to `deadline_s`, never a partial answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from venice import wire
 from venice.control.catalog import Catalog
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
-from venice.message import Headers, Request, Response, Streamed
-from venice.model import NO_VERSION, Store, Version
+from venice.message import Request, Response, Streamed
+from venice.model import NO_VERSION
 from venice.rules.partitioning import partition_of
 from venice.rules.routing import choose, scatter
 from venice.schema.codec import key_codec
 from venice.serve import json_view, metadata
+from venice.serve.connection import Lane
+from venice.serve.relay import make_relay
 from venice.serve.server import check_key_count, no_version, split_path, value_reader
+from venice.serve.table import Table
 from venice.serve.upstream import Upstream
 
 _STORAGE = b"/storage/"
@@ -35,38 +38,6 @@ class CatalogSource(Protocol):
 
     @property
     def catalog(self) -> Catalog: ...
-
-
-class _Table:
-    """Where one version of a store is, and what the answers from it share."""
-
-    def __init__(self, store: Store, version: Version, sequence: int, replicas: Sequence[Sequence[Upstream]]) -> None:
-        self.number = version.number
-        self.count = version.partition_count
-        self.replicas = replicas
-        named = {**wire.COMMON, wire.STORE_VERSION: b"%d" % version.number, wire.CATALOG_SEQUENCE: b"%d" % sequence}
-        self._fields = {**named, wire.COMPRESSION: version.compression.value.encode(), b"content-type": wire.AVRO}
-        self._found: dict[bytes, Headers] = {}
-        self.missing_headers = Headers(named)
-        self.batch_headers = Headers(self._fields)
-        self.stream_headers = Headers({**self._fields, wire.STREAMING_RESPONSE: b"1"})
-        self._get_head = b"X-VENICE-API-VERSION: %d\r\nX-VENICE-STORE-VERSION: %d\r\n\r\n" % (wire.API_VERSION, version.number)
-
-    def found_headers(self, answer: Response) -> Headers:
-        """Headers for the client of a value that a worker has found."""
-        schema_id = answer.headers.get(wire.SCHEMA_ID, b"")
-        headers = self._found.get(schema_id)
-        if headers is None:
-            headers = self._found[schema_id] = Headers({**self._fields, wire.SCHEMA_ID: schema_id})
-        return headers
-
-    def get_request(self, upstream: Upstream, target: bytes) -> bytes:
-        return b"GET %b HTTP/1.1\r\nHost: %b\r\n%b" % (target, upstream.host_header, self._get_head)
-
-    def batch_request(self, upstream: Upstream, target: bytes, body: bytes, streaming: bool) -> bytes:
-        stream = b"X-VENICE-STREAMING: 1\r\n" if streaming else b""
-        head = b"POST %b HTTP/1.1\r\nHost: %b\r\nX-VENICE-ROUTED: 1\r\nContent-Length: %d\r\n%b%b"
-        return head % (target, upstream.host_header, len(body), stream, self._get_head) + body
 
 
 class _Call:
@@ -120,7 +91,7 @@ class Router:
         self._attempt_s = attempt_s
         self._keys_max = keys_max
         self._seen: Catalog | None = None
-        self._tables: dict[tuple[str, int | None], _Table] = {}
+        self._tables: dict[tuple[str, int | None], Table] = {}
         self._upstreams: dict[str, Upstream] = {}
 
     def handle(self, request: Request) -> Response | Awaitable[Response | Streamed]:
@@ -135,6 +106,17 @@ class Router:
         if request.method not in (b"GET", b"POST"):
             return metadata.refuse_method(request, b"GET, POST")
         return self._read(request, sequence)
+
+    def lane(self, headers: Mapping[bytes, bytes]) -> Lane | None:
+        """A short way for gets with these headers; None if there is something special about them."""
+        if headers.get(wire.API_VERSION_HEADER, b"1") != b"1" or wire.JSON in headers.get(b"accept", b""):
+            return None
+        try:
+            sequence = wire.number(headers, wire.CATALOG_SEQUENCE) or 0
+            pinned = wire.number(headers, wire.STORE_VERSION)
+        except InvalidRequest:
+            return None
+        return make_relay(self._catalog, lambda store: self._table_of(store, pinned), sequence)
 
     async def close(self) -> None:
         """Close the connections to all workers."""
@@ -195,7 +177,7 @@ class Router:
 
     async def _batch(self, call: _Call, keys: Sequence[bytes]) -> Response:
         bodies: list[bytes] = []
-        answered_by: _Table | None = None
+        answered_by: Table | None = None
         async for table, body in self._parts(call, keys):
             if answered_by is not None and answered_by.number != table.number:
                 bodies.clear()
@@ -221,7 +203,7 @@ class Router:
 
         return Streamed(200, table.stream_headers, bodies())
 
-    async def _parts(self, call: _Call, keys: Sequence[bytes]) -> AsyncIterator[tuple[_Table, bytes]]:
+    async def _parts(self, call: _Call, keys: Sequence[bytes]) -> AsyncIterator[tuple[Table, bytes]]:
         """Bodies that together answer a batch, as they come. One of another version than the one before starts the answer over."""
         table = await self._table(call)
         left = _routed(keys, table.count)
@@ -242,7 +224,7 @@ class Router:
                     left = _routed(keys, table.count)
 
     async def _ask_all(
-        self, call: _Call, table: _Table, plan: dict[Upstream, list[int]], left: dict[int, list[bytes]]
+        self, call: _Call, table: Table, plan: dict[Upstream, list[int]], left: dict[int, list[bytes]]
     ) -> AsyncIterator[tuple[list[int], Response | None]]:
         """The workers' answers as they come, each with its partitions."""
         requests = {
@@ -286,7 +268,7 @@ class Router:
             call.sequence = max(call.sequence, wire.number(answer.headers, wire.CATALOG_SEQUENCE) or 0)
         return None
 
-    async def _table(self, call: _Call) -> _Table:
+    async def _table(self, call: _Call) -> Table:
         """Where the version is that the call is to be answered from, by a catalog as new as any worker's that it met.
 
         Raises:
@@ -297,12 +279,15 @@ class Router:
             left_s = call.deadline - asyncio.get_running_loop().time()
             await metadata.catalog_from(self._catalog, call.sequence, max(left_s, 0.0))
             call.avoided.clear()
+        return self._table_of(call.store, call.pinned)
+
+    def _table_of(self, store: str, pinned: int | None) -> Table:
         catalog = self._catalog()
         if catalog is not self._seen:
             self._look_again(catalog)
-        table = self._tables.get((call.store, call.pinned))
+        table = self._tables.get((store, pinned))
         if table is None:
-            table = self._tables[call.store, call.pinned] = self._make_table(catalog, call.store, call.pinned)
+            table = self._tables[store, pinned] = self._make_table(catalog, store, pinned)
         return table
 
     def _look_again(self, catalog: Catalog) -> None:
@@ -312,7 +297,7 @@ class Router:
         for url in [url for url in self._upstreams if url not in urls]:
             self._upstreams.pop(url).close()
 
-    def _make_table(self, catalog: Catalog, name: str, pinned: int | None) -> _Table:
+    def _make_table(self, catalog: Catalog, name: str, pinned: int | None) -> Table:
         store = metadata.store_of(catalog, name)
         number = store.current if pinned is None else pinned
         if number == NO_VERSION:
@@ -322,7 +307,7 @@ class Router:
             raise Unavailable(f"version {number} of {name!r} is not served any more", hint="redo the whole call", store=name)
         urls = metadata.replica_urls(catalog, assignment)
         replicas = [[self._upstream(url) for url in partition] for partition in urls]
-        return _Table(store, version, catalog.sequence, replicas)
+        return Table(store, version, catalog.sequence, replicas)
 
     def _upstream(self, url: str) -> Upstream:
         upstream = self._upstreams.get(url)

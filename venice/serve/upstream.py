@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from venice.errors import Corrupt, Unavailable
 from venice.message import Response, ResponseParser
+from venice.serve.connection import Reply
 
 _BUSY = 8
 """Requests waiting on the least busy connection before another one is opened."""
@@ -24,14 +25,29 @@ _REST_S = 0.1
 _HEAVY = 1_000_000
 
 
+_HEAD_END = b"\r\n\r\n"
+_HEADS_MAX = 4096
+
+
+class Relay(Protocol):
+    """What a worker's answers become on their way to clients."""
+
+    heads: dict[bytes, tuple[bytes, int]]
+    """Head of a worker's answer → head for the client, up to its empty line, and the size of the body."""
+
+    def head_for(self, answer: Response) -> bytes | None:
+        """The head for the client; None for an answer that is not passed on."""
+        ...
+
+
 class _Connection(asyncio.Protocol):
     """One connection: requests go out as they come, answers belong to them in order."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._parser = ResponseParser()
-        self._waiting: deque[tuple[asyncio.Future[Response], float]] = deque()
-        """Futures of the answers to come, with the loop time by which each must be there."""
+        self._waiting: deque[tuple[asyncio.Future[Response] | tuple[Reply, Relay], float]] = deque()
+        """Who the answers to come are for, with the loop time by which each must be there."""
         self._transport: asyncio.Transport
         self.closing = False
         """Closed, or about to be: takes no more requests."""
@@ -44,6 +60,10 @@ class _Connection(asyncio.Protocol):
         self._waiting.append((answer, deadline))
         self._transport.write(request)
         return answer
+
+    def relay(self, request: bytes, reply: Reply, relay: Relay, deadline: float) -> None:
+        self._waiting.append(((reply, relay), deadline))
+        self._transport.write(request)
 
     def check(self, now: float) -> None:
         """Give the connection up if its oldest request has waited too long."""
@@ -60,6 +80,13 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        alone = not self._parser.begun
+        if alone:
+            data = self._pass_on(data)
+            if not data:
+                if self.closing and not self._waiting:
+                    self._transport.close()
+                return
         try:
             answers = self._parser.feed(data)
         except Corrupt:
@@ -69,9 +96,14 @@ class _Connection(asyncio.Protocol):
             if not self._waiting:
                 self._transport.abort()  # an answer that nobody has asked for: the order is lost
                 return
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_result(answer)
+            asker, _ = self._waiting.popleft()
+            if isinstance(asker, tuple):
+                head = asker[1].head_for(answer)
+                if head is not None and alone and len(answers) == 1:
+                    _learn(asker[1], data, head, answer)
+                asker[0](None if head is None else head + answer.body)
+            elif not asker.done():
+                asker.set_result(answer)
             if b"connection" in answer.headers:
                 # The worker stops: what it has not answered by now it never will.
                 self._upstream.forget(self)
@@ -83,10 +115,41 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
         self._upstream.forget(self)
-        for future, _ in self._waiting:
-            if not future.done():
-                future.set_exception(Unavailable(f"worker {self._upstream.url} broke off before its answer was there"))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for asker, _ in waiting:
+            if isinstance(asker, tuple):
+                asker[0](None)
+            elif not asker.done():
+                asker.set_exception(Unavailable(f"worker {self._upstream.url} broke off before its answer was there"))
+
+    def _pass_on(self, data: bytes) -> bytes:
+        """Pass on the answers at the beginning whose heads are, byte for byte, those of answers before; what is left."""
+        waiting = self._waiting
+        while waiting and data:
+            asker = waiting[0][0]
+            if not isinstance(asker, tuple):
+                break
+            end = data.find(_HEAD_END)
+            known = asker[1].heads.get(data[:end])
+            if known is None:
+                break
+            stop = end + len(_HEAD_END) + known[1]
+            if len(data) < stop:
+                break
+            waiting.popleft()
+            asker[0](known[0] + data[end + len(_HEAD_END) : stop])
+            data = data[stop:]
+        return data
+
+
+def _learn(relay: Relay, data: bytes, client_head: bytes, answer: Response) -> None:
+    """`data` is all that `answer` was read from: pass on without reading it what begins alike."""
+    head, _, body = data.partition(_HEAD_END)
+    size = len(answer.body)
+    if body == answer.body and answer.headers.get(b"content-length") == b"%d" % size and b"connection" not in answer.headers:
+        if len(relay.heads) >= _HEADS_MAX:
+            relay.heads.clear()
+        relay.heads[head] = client_head, size
 
 
 class Upstream:
@@ -108,6 +171,8 @@ class Upstream:
         self._attempt_s = attempt_s
         self._connections: list[_Connection] = []
         self._opening: asyncio.Task[_Connection] | None = None
+        self._unsent = 0
+        """Requests that wait for a connection."""
         self._rested_at = 0.0
         """Loop time at which a failure to connect is forgotten."""
         self._closed = False
@@ -115,7 +180,7 @@ class Upstream:
 
     def load(self) -> int:
         """Requests under way; very many if the worker could not be reached just now."""
-        pending = sum([len(connection) for connection in self._connections])
+        pending = self._unsent + sum([len(connection) for connection in self._connections])
         return pending + _HEAVY if self._rested_at > self.loop.time() else pending
 
     def send(self, request: bytes) -> Awaitable[Response]:
@@ -131,6 +196,18 @@ class Upstream:
             self._open()
         return best.send(request, self.loop.time() + self._attempt_s)
 
+    def relay(self, request: bytes, reply: Reply, relay: Relay) -> bool:
+        """Send a request whose answer goes to `reply` as `relay` would have it, or as None if it cannot be passed on.
+
+        Returns:
+            False: There is no connection that could take it at once, and no reply will come.
+        """
+        best = min(self._connections, key=len) if self._connections else None
+        if best is None or best.closing or (len(best) >= _BUSY and len(self._connections) < self._connections_max):
+            return False
+        best.relay(request, reply, relay, self.loop.time() + self._attempt_s)
+        return True
+
     def close(self) -> None:
         """Take no more requests, close each connection when its answers under way are there."""
         self._closed = True
@@ -142,8 +219,12 @@ class Upstream:
             self._connections.remove(connection)
 
     async def _send_later(self, request: bytes) -> Response:
-        # Shielded: others wait for the same connection.
-        connection = await asyncio.shield(self._open())
+        self._unsent += 1
+        try:
+            # Shielded: others wait for the same connection.
+            connection = await asyncio.shield(self._open())
+        finally:
+            self._unsent -= 1
         if connection.closing:
             raise Unavailable(f"worker {self.url} closed a new connection")
         return await connection.send(request, self.loop.time() + self._attempt_s)
