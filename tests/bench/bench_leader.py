@@ -31,9 +31,7 @@ def fill(log: Log, version: HybridVersion, keys: Sequence[Sequence[bytes]], reco
     """Append what producers would."""
     for partition, own in enumerate(keys):
         payloads = [
-            encode(
-                Record(Kind.PUT, key=own[number % len(own)], value=VALUE, schema_id=1, origin=Origin.REAL_TIME, timestamp_ms=number + 1)
-            )
+            encode(Record(Kind.PUT, key=own[number % len(own)], value=VALUE, schema_id=1, origin=Origin.REAL_TIME, timestamp_ms=number + 1))
             for number in range(records // len(keys))
         ]
         append_all(log, version.site.topic, partition, payloads)
