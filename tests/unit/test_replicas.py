@@ -16,7 +16,7 @@ from venice.model import Fault, HybridConfig, ReplicaReport, ReplicaState, Snaps
 from venice.naming import version_topic
 from venice.record import Kind, Origin, Record, encode
 from venice.replica import Wanted
-from venice.storage import Mutation, Position
+from venice.storage import Change, Position
 from venice.storage.format import encode_value
 from venice.storage.manifest import file_name
 from venice.storage.memory import MemoryStorage
@@ -255,7 +255,7 @@ class FullOnce(MemoryStorage):
 
     full = True
 
-    def apply(self, mutations: Sequence[Mutation], position: Position) -> None:
+    def apply(self, mutations: Sequence[Change], position: Position) -> None:
         if self.full:
             raise Full("no room", hint="make some")
         super().apply(mutations, position)

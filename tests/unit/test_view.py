@@ -18,7 +18,10 @@ from venice.storage.memory import MemoryStorage
 MAP = json.dumps({"type": "map", "values": "int"})
 
 
-def a_view(key_schema: str, rows: list[tuple[Any, Any]], value_schema: str = '{"type": "array", "items": "int"}', **room: int) -> View:
+VALUES = '{"type": "array", "items": "int"}'
+
+
+def a_view(key_schema: str, rows: list[tuple[Any, Any]], *, cache_bytes: int = 0, cache_objects: int = 0) -> View:
     version = Version(
         number=1,
         push_id="p",
@@ -34,16 +37,16 @@ def a_view(key_schema: str, rows: list[tuple[Any, Any]], value_schema: str = '{"
         name="s",
         owner="",
         key_schema=key_schema,
-        value_schemas=(ValueSchema(id=1, text=value_schema),),
+        value_schemas=(ValueSchema(id=1, text=VALUES),),
         config=StoreConfig(),
         versions=(version,),
         current=1,
         largest_version=1,
     )
     storage = MemoryStorage(Identity(store="s", version=1, partition=0, topic_id="t", incarnation="i"))
-    keys, values = key_codec(key_schema), Codec(value_schema)
+    keys, values = key_codec(key_schema), Codec(VALUES)
     storage.apply([Mutation(keys.encode(key), encode_value(1, values.encode(value)), None) for key, value in rows], Position(next_offset=0))
-    return view_of(store, version, (storage,), **{"cache_bytes": 0, "cache_objects": 0, **room})
+    return view_of(store, version, (storage,), cache_bytes=cache_bytes, cache_objects=cache_objects)
 
 
 @pytest.mark.parametrize("room", [{}, {"cache_bytes": 10_000}, {"cache_objects": 10}])
