@@ -89,7 +89,8 @@ def lose_disk(cluster: Cluster, worker: str) -> None:
             if f"--worker\0{worker[-1]}" in Path(f"/proc/{pid}/cmdline").read_text():
                 os.kill(pid, signal.SIGKILL)
                 eventually(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text(), lambda: pid)  # noqa: B023
-        shutil.rmtree(settings.replicas / worker)
+        if (settings.replicas / worker).exists():  # not if the worker has just lost it and was killed before it made another
+            shutil.rmtree(settings.replicas / worker)
     finally:
         os.kill(supervisor, signal.SIGCONT)
 
