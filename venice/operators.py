@@ -62,6 +62,9 @@ RECOVERY_PARTS = 4
 POLL_S = 0.01
 """How long the source waits for records before it lets the dataflow look at its other steps."""
 
+IDLE_POLL_S = 0.05
+"""The same after a second or so in which none came."""
+
 ReplicaBatch = tuple[str, list[Entry]]
 """(replica name, its next version-topic entries in offset order)."""
 
@@ -274,11 +277,15 @@ class _VersionTopics(DynamicSource[tuple[str, ReplicaBatch]]):
 class _VersionTopicsPartition(StatelessSourcePartition[tuple[str, ReplicaBatch]]):
     def __init__(self, runtime: WorkerRuntime) -> None:
         self._runtime = runtime
+        self._wait_s = POLL_S
 
     def next_batch(self) -> Iterable[tuple[str, ReplicaBatch]]:
         if self._runtime.stopping.is_set():
             raise StopIteration
-        return [(name, (name, entries)) for name, entries in self._runtime.poll(timeout_s=POLL_S)]
+        batches = self._runtime.poll(timeout_s=self._wait_s)
+        # A worker that nobody writes to looks at its real-time topics and at what is wanted of it less and less often.
+        self._wait_s = POLL_S if batches else min(self._wait_s * 1.05, IDLE_POLL_S)
+        return [(name, (name, entries)) for name, entries in batches]
 
     def next_awake(self) -> datetime | None:
         return None  # `poll` itself waits
