@@ -58,8 +58,9 @@ class Hybrid:
 
     def write(self, next_offset: int, merged: int, version: int = 1) -> Checkpoint:
         """A checkpoint as a worker writes it, of a replica that was folded so far."""
-        topic_id = self.controller.catalog.stores["s"].version(version).topic_id  # type: ignore[union-attr]
-        storage = MemoryStorage(Identity(store="s", version=version, partition=0, topic_id=topic_id, incarnation="i"))
+        found = self.controller.catalog.stores["s"].version(version)
+        assert found is not None, f"version {version} was made before it is checkpointed"
+        storage = MemoryStorage(Identity(store="s", version=version, partition=0, topic_id=found.topic_id, incarnation="i"))
         storage.apply([Mutation(b"k", b"\0\1\0\0\0v")], Position(next_offset=next_offset, vector=((0, 0, merged),), term=1, session=1))
         name = checkpoint_name(0, next_offset, "0" * 8, f"{self.names.getrandbits(32):x}")
         folder = Path(self.policy.blobs_url) / snapshot_folder("s", version, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kafka_broker import run_broker
+from kafka_broker import run_broker, start_or_skip
 
 from venice.config import Settings, load
 
@@ -57,8 +57,5 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield ""
         return
-    started = run_broker("start", tmp_path / "kafka")
-    if started.returncode:
-        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
-    yield started.stdout.strip()
+    yield start_or_skip(tmp_path / "kafka")
     run_broker("stop", tmp_path / "kafka")

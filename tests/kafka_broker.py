@@ -18,6 +18,15 @@ def run_broker(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(BROKER), command, str(folder)], capture_output=True, text=True, check=False, timeout=280)
 
 
+def start_or_skip(folder: Path) -> str:
+    """`kafka:HOST:PORT` of a new broker. Kafka needs Java and the broker's jars, which a developer's machine may lack: then the test is
+    skipped with the line that says how to get them. In CI a skipped Kafka test fails the run (`tests/conftest.py`)."""
+    started = run_broker("start", folder)
+    if started.returncode:
+        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
+    return started.stdout.strip()
+
+
 @pytest.fixture(scope="session")
 def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`kafka:HOST:PORT` of a broker; topics need names of their own, it may outlive the run."""
@@ -28,8 +37,5 @@ def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("kafka")
     if os.environ.get("CI"):
         subprocess.run([sys.executable, str(BROKER), "fetch"], check=False, timeout=600)
-    started = run_broker("start", folder)
-    if started.returncode:
-        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
-    yield started.stdout.strip()
+    yield start_or_skip(folder)
     run_broker("stop", folder)

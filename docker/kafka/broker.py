@@ -109,7 +109,7 @@ def stop(folder: Path) -> None:
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
     while running(folder) is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.05)  # it is no child of this process, which therefore cannot wait for it
     if running(folder) is not None:
         os.kill(process, signal.SIGKILL)
     (folder / "broker.pid").unlink(missing_ok=True)
@@ -151,7 +151,7 @@ def wait_until_started(folder: Path, process: subprocess.Popen[bytes], starts: i
             return
         if process.poll() is not None:
             raise Refused(f"the broker ended at once: see {log}")
-        time.sleep(0.05)
+        time.sleep(0.05)  # that it has started stands in its log only
     process.kill()
     raise Refused(f"the broker did not start within {START_S:.0f} s: see {log}")
 

@@ -59,7 +59,7 @@ def write(settings: Settings, rate: int, seconds: float, results: Any) -> None:
             while (one := watched.get()) is not None:
                 key, n, acknowledged_s = one
                 while client.get(key) is None:
-                    time.sleep(ASK_S)
+                    time.sleep(ASK_S)  # how finely freshness is told; asking without a pause would be a load of its own
                 if n:
                     freshness.append(time.perf_counter() - acknowledged_s)
 
@@ -82,7 +82,7 @@ def write(settings: Settings, rate: int, seconds: float, results: Any) -> None:
                 key = f"watched {written}"
                 future = producer.put(key, {"text": VALUE, "n": n})
                 future.add_done_callback(partial(acknowledged, key, n))
-            time.sleep(TICK_S)
+            time.sleep(TICK_S)  # a steady rate: what is due by now is written, then the next tick is waited for
         producer.flush()
         took_s = time.perf_counter() - start_s
     watched.put(None)
@@ -100,7 +100,7 @@ def read(settings: Settings, rate: int, seconds: float, results: Any) -> None:
         while due_s < start_s + WARM_S + seconds:
             due_s += rng.expovariate(rate)
             if (wait_s := due_s - time.perf_counter()) > 0:
-                time.sleep(wait_s)
+                time.sleep(wait_s)  # an open loop: reads come when they are due, however long the last one took
             client.get(f"page {rng.randrange(KEYS)}")
             if due_s > start_s + WARM_S:
                 latencies.append(time.perf_counter() - due_s)

@@ -73,7 +73,7 @@ def redis_server(folder: Path) -> Iterator[Any]:
                 client.ping()
                 break
             except redis.ConnectionError:
-                time.sleep(0.05)
+                time.sleep(0.05)  # redis-server tells nobody that it has started
         yield client
     finally:
         process.terminate()

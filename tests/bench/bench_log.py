@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -95,7 +96,7 @@ def bare_consume(servers: str, topic: str, records: int) -> int:
 def append_times(url: str, topic: str) -> None:
     log = open_log(url, SystemClock())
     for _ in range(LATENCIES):
-        time.sleep(0.004)
+        time.sleep(0.004)  # the reader waits for each record, as for a lone write
         log.append(topic, 0, [b"%d" % time.perf_counter_ns()])
     log.close()
 
@@ -134,9 +135,9 @@ def measure(url: str, records: int, rounds: int, bare: Callable[[str], int], bar
     for number in range(rounds):
         topic = f"bench_{time.time_ns()}"
         log.create_topic(topic, PARTITIONS)
-        found = {"append": timed(lambda topic=topic: append_batches(log, topic, records))}  # type: ignore[misc]
-        found["poll"] = timed(lambda topic=topic: poll_all(log, topic, records))  # type: ignore[misc]
-        found["bare"] = timed(lambda topic=topic: bare(topic))  # type: ignore[misc]
+        found = {"append": timed(partial(append_batches, log, topic, records))}
+        found["poll"] = timed(partial(poll_all, log, topic, records))
+        found["bare"] = timed(partial(bare, topic))
         found["single"] = statistics.median(append_singly(log, topic))
         found["latency"] = statistics.median(latencies(log, url, topic))
         for name, value in found.items():

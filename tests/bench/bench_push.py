@@ -28,7 +28,7 @@ from typing import Any
 
 import duckdb
 import msgpack
-import psutil  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]  # has no types, and those on PyPI would be one more package for a benchmark
 import pyarrow.parquet as pq
 
 from venice.client.thin import ThinClient
@@ -93,7 +93,7 @@ def redis_server(folder: Path) -> Iterator[Any]:
                     client.ping()
                     break
                 except redis.ConnectionError:
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # redis-server tells nobody that it has started
             yield client
     finally:
         process.terminate()

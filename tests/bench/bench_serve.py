@@ -129,7 +129,7 @@ def child(*command: str, port: int) -> Iterator[None]:
                 break
             except OSError:
                 assert time.monotonic() < deadline, f"{command} did not start"
-                time.sleep(0.02)
+                time.sleep(0.02)  # an open port is the only sign of life that redis-server and ours have in common
         yield
     finally:
         process.terminate()

@@ -427,7 +427,7 @@ def test_the_offset_for_a_time(log: Log, topic: str) -> None:
 def wait_for_next_millisecond() -> None:
     now = time.time_ns() // 1_000_000
     while time.time_ns() // 1_000_000 <= now + 1:
-        time.sleep(0.001)
+        time.sleep(0.001)  # records of one millisecond cannot be told apart by time, and Kafka's times are its own clock's
 
 
 def test_a_deleted_prefix_is_gone_and_its_offsets_are_not_reused(site: Site, topic: str) -> None:
@@ -461,7 +461,7 @@ def test_a_reader_overtaken_by_a_deletion_never_skips(site: Site, log: Log, topi
     try:
         seen = read(reader, 8)
     except InvalidRequest as error:
-        assert topic in str(error)  # noqa: PT017
+        assert topic in str(error)  # noqa: PT017 - raising is one of two right answers, so it cannot be demanded
     assert payloads(seen) == numbered(len(seen), 2)
     reader.assign(topic, 0, offsets[5])
     assert payloads(read(reader, 5)) == numbered(5, 5)
@@ -592,7 +592,7 @@ def test_what_was_acknowledged_survives_a_sigkill(site: Site, log: Log, topic: s
         process = start(processes, append_until_killed, site.url, topic, life * 1_000_000, str(notes))
         deadline = time.monotonic() + DEADLINE_S
         while notes.stat().st_size < size + 200 + rng.randrange(1000) and time.monotonic() < deadline:
-            time.sleep(0.001)
+            time.sleep(0.001)  # the process notes what was acknowledged, and is killed at any moment of it
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()

@@ -161,7 +161,7 @@ def opened() -> Producer:
         try:
             return Producer(load(), STORE)
         except Unavailable:
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S)  # the broker is being started again, by another process
 
 
 def _note(notes: IO[bytes], key: int, number: int, done: Future[Any]) -> None:

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
+import waiting
 
 from venice.client.producer import Producer
 from venice.clock import SystemClock
@@ -24,6 +26,7 @@ from venice.errors import Unavailable
 from venice.model import HybridConfig, StoreConfig
 from venice.supervisor import Cluster
 
+eventually = partial(waiting.eventually, timeout_s=60)
 KEYS = 300
 STREAMED = range(100)
 DELETED = range(90, 100)
@@ -46,18 +49,6 @@ def create(settings: Settings, replicas: int = 1) -> ControllerClient:
     config = StoreConfig(partition_count=4, replication_factor=replicas)
     controller.create_store("counts", key_schema='"long"', value_schema=VALUE_SCHEMA, config=config, hybrid=HYBRID)
     return controller
-
-
-def eventually(holds: Callable[[], bool], what: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if holds():
-                return
-        except Unavailable:
-            pass
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 class Stream:
@@ -141,7 +132,7 @@ class Watch:
         while not self._stop.is_set() and not self.faults:
             try:
                 found = self._client.batch_get(list(self._floor))
-            except Exception as error:  # noqa: BLE001 - judged by the test
+            except Exception as error:  # noqa: BLE001 - judged by the test, not lost with the thread
                 if not (self._tolerant and isinstance(error, Unavailable)):
                     self.faults.append(repr(error))
                 continue
@@ -180,7 +171,7 @@ def suspend(pid: int, log_url: str) -> None:
     while log_url.startswith("sqlite:") and not all(is_free(file) for file in folder.glob("*.db")):
         assert time.monotonic() < deadline
         os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)
+        time.sleep(0.01)  # it needs a while running to end its transaction
         os.kill(pid, signal.SIGSTOP)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kafka_broker import run_broker
+from kafka_broker import run_broker, start_or_skip
 from streaming import VALUE_SCHEMA, Client, create, eventually, pushed, suspend, worker_pids
 
 from venice.client.davinci import DaVinciClient
@@ -77,10 +77,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SuspendableL
         # A file that every process writes to by itself: it stands still when one is stopped while it does.
         yield SuspendableLog(f"sqlite:{tmp_path / 'log'}", lambda: held(tmp_path / "log"))
         return
-    started = run_broker("start", tmp_path / "kafka")
-    if started.returncode:
-        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
-    yield SuspendableLog(started.stdout.strip(), lambda: suspended(int((tmp_path / "kafka" / "broker.pid").read_text())))
+    yield SuspendableLog(start_or_skip(tmp_path / "kafka"), lambda: suspended(int((tmp_path / "kafka" / "broker.pid").read_text())))
     run_broker("stop", tmp_path / "kafka")
 
 

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 
 from venice.cli_doctor import Finding, examine
 from venice.client.producer import Producer
@@ -21,11 +22,11 @@ from venice.clock import SystemClock
 from venice.config import Flow, Settings, environment
 from venice.control.remote import ControllerClient
 from venice.deployed import FlowState, lives, read_state
-from venice.errors import Unavailable
 from venice.model import HybridConfig, StoreConfig
 from venice.push.batch import push
 from venice.supervisor import Cluster, Supervisor, _add_flow
 
+eventually = partial(waiting.eventually, timeout_s=90)
 COUNTS = """
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -60,18 +61,6 @@ def build(settings, worker):
         starts.write(f"{os.getpid()}\\n")
     return flow
 """
-
-
-def eventually(holds: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            if holds():
-                return
-        except Unavailable:
-            pass
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 def with_flow(settings: Settings, flow: Flow) -> Settings:

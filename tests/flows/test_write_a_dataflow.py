@@ -7,24 +7,25 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 
 from venice.client.producer import Producer
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, environment
 from venice.control.remote import ControllerClient
-from venice.errors import Unavailable
 from venice.model import HybridConfig, StoreConfig
 from venice.push.batch import push
 from venice.supervisor import Cluster
 
+eventually = partial(waiting.eventually, timeout_s=90)
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE_LINES_MAX = 25
 CLICKS = 3000
@@ -38,18 +39,6 @@ def code() -> str:
     found = re.search(r"cat > my_app/flow\.py <<'END'\n(.*?)^END$", page, re.DOTALL | re.MULTILINE)
     assert found is not None, "the page writes my_app/flow.py"
     return found[1]
-
-
-def eventually(holds: Callable[[], bool], what: Callable[[], object], timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if holds():
-                return
-        except Unavailable:
-            pass
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 class Worker:

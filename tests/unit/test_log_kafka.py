@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
-from kafka_broker import run_broker
+from kafka_broker import run_broker, start_or_skip
 
 from venice.clock import SystemClock
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
@@ -143,10 +143,7 @@ class OwnBroker:
         self.url = ""
 
     def start(self) -> None:
-        started = run_broker("start", self.folder)
-        if started.returncode:
-            pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
-        self.url = started.stdout.strip()
+        self.url = start_or_skip(self.folder)
 
     def send(self, sign: signal.Signals) -> None:
         os.kill(int((self.folder / "broker.pid").read_text()), sign)

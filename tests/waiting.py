@@ -1,0 +1,24 @@
+"""Waiting for what other processes do: looked at again and again, with a deadline, so that a fast machine waits no longer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from venice.errors import Unavailable
+
+LOOK_S = 0.02
+"""Between two looks: long enough to leave the core to the process that is waited for."""
+
+
+def eventually(holds: Callable[[], bool], what: Callable[[], object] = lambda: "", *, timeout_s: float) -> None:
+    """Return once `holds()` is true. What cannot answer just now is asked again; at the deadline the test fails with `what()`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if holds():
+                return
+        except Unavailable:
+            pass
+        assert time.monotonic() < deadline, what()
+        time.sleep(LOOK_S)
