@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from venice.errors import Corrupt, Incompatible, InvalidRequest
-from venice.schema.codec import Codec, copier, key_codec, reader
+from venice.schema.codec import Codec, copier, key_codec, lookup, reader
 from venice.schema.encoding import encode as encode_by_walking
 
 LAWS = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -150,9 +150,12 @@ def test_a_copy_shares_nothing_that_can_change(case: tuple[Any, Any]) -> None:
     schema, value = case
     codec = Codec(json.dumps(schema))
     original = codec.decode(codec.encode(value))
-    copy = copier(json.dumps(schema))(original)
-    assert same(copy, original)
-    assert not mutable_ids(copy) & mutable_ids(original)
+    looked_up = lookup(json.dumps(schema), {7: original}, int, lambda key: ("not kept", key))
+    for copy in (copier(json.dumps(schema))(original), looked_up(7)):
+        assert same(copy, original)
+        assert not mutable_ids(copy) & mutable_ids(original)
+    for key in (8, True, 7.0, [7]):
+        assert looked_up(key) == ("not kept", key)
 
 
 def mutable_ids(value: Any) -> set[int]:

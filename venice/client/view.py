@@ -12,7 +12,7 @@ from venice.client.rows import Readable, Rows
 from venice.errors import Unavailable
 from venice.model import Store, Version
 from venice.rules.partitioning import partition_of
-from venice.schema.codec import Decode, copier, key_codec, reader
+from venice.schema.codec import Decode, copier, key_codec, lookup, reader
 from venice.schema.types import Primitive, Type
 from venice.storage.format import decode_value, value_prefix
 
@@ -47,7 +47,7 @@ def view_of(store: Store, version: Version, storages: tuple[Readable, ...], *, c
     rows = Rows(storages, cache_bytes if version.hybrid is None else 0)
     get = _getter(rows, encode_key, value_prefix(version.value_schema_id), readers.get(version.value_schema_id), decode)
     if cache_objects and version.hybrid is None:
-        get = _cached(get, cache_objects, copier(latest), _class_of(keys.schema.root))
+        get = _cached(get, cache_objects, latest, _class_of(keys.schema.root))
     return View(version=version.number, storages=storages, encode_key=encode_key, decode=decode, get=get)
 
 
@@ -92,31 +92,30 @@ def _class_of(key: Type) -> type | None:
     return _KEY_CLASSES.get(key.kind) if isinstance(key, Primitive) and key.logical is None else None
 
 
-def _cached(get: Callable[[Any], Any], cache_objects: int, copy: Callable[[Any], Any], key_class: type | None) -> Callable[[Any], Any]:
+def _cached(get: Callable[[Any], Any], cache_objects: int, schema: str, key_class: type | None) -> Callable[[Any], Any]:
     """`get` with the decoded values of an immutable version kept by key, first in, first out: cheaper than recency at these
-    prices, and a hot key is back after one read."""
-    cache: OrderedDict[Any, Any] = OrderedDict()
-    missing = object()
+    prices, and a hot key is back after one read.
 
-    def get_cached(key: Any) -> Any:
-        # By type, too: 1, 1.0 and True are equal to a dictionary, and not to a key schema.
+    By the key's type, too: 1, 1.0 and True are equal to a dictionary, and not to a key schema.
+    """
+    cache: OrderedDict[Any, Any] = OrderedDict()
+    copy = copier(schema)
+
+    def get_and_keep(key: Any) -> Any:
+        value = get(key)
+        if value is None:
+            return None
         kept = key if key.__class__ is key_class else (key.__class__, key)
         try:
-            found = cache.get(kept, missing)
-        except TypeError:  # a record or another key that has no hash
-            return get(key)
-        if found is not missing:
-            return copy(found)
-        value = get(key)
-        if value is not None:
-            if len(cache) >= cache_objects:
-                with suppress(KeyError):  # other threads are evicting, too
-                    cache.popitem(last=False)
             cache[kept] = value
-            return copy(value)
-        return None
+        except TypeError:  # a record or another key that has no hash
+            return value
+        if len(cache) > cache_objects:
+            with suppress(KeyError):  # other threads are evicting, too
+                cache.popitem(last=False)
+        return copy(value)
 
-    return get_cached
+    return lookup(schema, cache, key_class, get_and_keep)
 
 
 def read(view: View, keys: Sequence[Any]) -> list[tuple[Any, Any]]:

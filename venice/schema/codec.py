@@ -8,13 +8,13 @@ silence refused. Works on plain `bytes`; a codec is immutable and safe to share 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from venice.errors import Incompatible
 from venice.schema.compatibility import find_misfit
-from venice.schema.copying import generate_copier
+from venice.schema.copying import generate_copier, generate_lookup
 from venice.schema.decoding import generate_decoder
 from venice.schema.fast_encoding import generate_encoder
 from venice.schema.matching import Matcher
@@ -116,6 +116,15 @@ def copier(schema_json: str) -> Callable[[Any], Any]:
         InvalidRequest: The text is not an Avro schema.
     """
     return generate_copier(_parse(schema_json))
+
+
+def lookup(schema_json: str, kept: Mapping[Any, Any], key_class: type | None, otherwise: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`get(key)` that copies decoded values out of `kept`: see `generate_lookup`.
+
+    Raises:
+        InvalidRequest: The text is not an Avro schema.
+    """
+    return generate_lookup(_parse(schema_json), kept, key_class, otherwise)
 
 
 @lru_cache(_SCHEMAS_MAX)

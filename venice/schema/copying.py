@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from venice.schema.source import DEPTH_MAX, Source
@@ -23,6 +23,20 @@ def generate_copier(schema: Schema) -> Callable[[Any], Any]:
     return _Generator(schema).run()
 
 
+def generate_lookup(
+    schema: Schema, kept: Mapping[Any, Any], key_class: type | None, otherwise: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """`get(key) -> value`: a copy of what is kept under the key, else what `otherwise(key)` returns.
+
+    Looking up and copying are one function: calling a second one costs as much as the copy of a small record.
+
+    Args:
+        kept: Decoded values of the schema, by key for keys of `key_class`, by (class, key) for all others.
+        otherwise: Is called for a key that is not there, or that no dictionary can have.
+    """
+    return _Generator(schema).lookup(kept, key_class, otherwise)
+
+
 class _Generator:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -33,6 +47,20 @@ class _Generator:
             self._out.line(f"return {self._copy(self._schema.root, 'v')}")
         copier: Callable[[Any], Any] = self._out.compile("copy")
         return copier
+
+    def lookup(self, kept: Mapping[Any, Any], key_class: type | None, otherwise: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        out = self._out
+        place = "(key.__class__, key)"
+        if key_class is not None:
+            place = f"key if key.__class__ is {out.share(key_class, 'Key')} else {place}"
+        with out.block("def get(key)"):
+            with out.block("try"):
+                out.line(f"v = {out.share(kept, 'kept')}[{place}]")
+            with out.block("except (KeyError, TypeError)"):
+                out.line(f"return {out.share(otherwise, 'otherwise')}(key)")
+            out.line(f"return {self._copy(self._schema.root, 'v')}")
+        get: Callable[[Any], Any] = out.compile("get")
+        return get
 
     def _immutable(self, node: Type) -> bool:
         node = self._schema.resolve(node)
