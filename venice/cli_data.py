@@ -1,4 +1,4 @@
-"""`venice get`, `venice sql` and `venice export`: reading what was pushed."""
+"""`venice get`, `venice sql` and `venice export`: reading stores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from venice.errors import Unavailable
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from venice.sql import AsOf
 
 
 def get(
@@ -40,11 +42,15 @@ def sql(
     """Query stores with SQL: the key's and the values' fields are the columns."""
     from venice.sql import query as run_query
 
-    answer = run_query(settings_of(ctx), query)
+    read: list[AsOf] = []
+    answer = run_query(settings_of(ctx), query, on_read=read.append)
     if as_json:
         say_json(answer.to_pylist())
-    else:
-        say(_box(answer))
+        return
+    say(_box(answer))
+    for one in read:
+        if one.offsets:
+            say(_as_of(one))
 
 
 def export(
@@ -54,14 +60,21 @@ def export(
     version: Annotated[int | None, typer.Option(min=1, help="Version to export; default: the one that serves.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a version's rows to a Parquet, CSV or DuckDB file."""
+    """Write a version's rows, as they are served, to a Parquet, CSV or DuckDB file."""
     from venice.sql import export as run_export
 
-    rows = run_export(settings_of(ctx), store, version=version, to=to)
+    read: list[AsOf] = []
+    rows = run_export(settings_of(ctx), store, version=version, to=to, on_read=read.append)
     if as_json:
-        say_json({"store": store, "file": str(to), "rows": rows})
+        say_json({"store": store, "version": read[0].version, "offsets": read[0].offsets, "file": str(to), "rows": rows})
     else:
-        say(f"{to}: {rows:,} rows of {store}")
+        say(f"{to}: {rows:,} rows of {_as_of(read[0])}")
+
+
+def _as_of(read: AsOf) -> str:
+    """What was read, for people."""
+    written = f", with what was written before offsets {', '.join(map(str, read.offsets))} of its topic" if read.offsets else ""
+    return f"{read.store} version {read.version}{written}"
 
 
 def _fetch(url: str, path: str) -> bytes | None:

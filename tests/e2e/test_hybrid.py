@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from streaming import HYBRID, STREAMED, Watch, create, eventually, holds, pushed, shows, streaming, suspend, worker_pids
+from streaming import HYBRID, KEYS, STREAMED, Watch, create, eventually, holds, pushed, shows, streaming, suspend, worker_pids
 
 from venice.client.davinci import DaVinciClient
 from venice.client.producer import Producer
@@ -19,6 +19,7 @@ from venice.clock import SystemClock
 from venice.config import Settings
 from venice.log.open import open_log
 from venice.push.batch import push
+from venice.sql import query
 from venice.supervisor import Cluster
 
 
@@ -57,6 +58,8 @@ def test_a_push_underneath_a_stream_loses_no_write(cluster: Cluster) -> None:
         for client in (thin, davinci):
             eventually(holds(client, expected, "push 2"), lambda: controller.get_version("counts", 2))
         eventually(lambda: controller.get_version("counts", 2).lag_records == 0, lambda: controller.get_version("counts", 2))
+        by_sql = {row.pop("key"): row for row in query(settings, "FROM counts").to_pylist()}
+        assert by_sql == thin.batch_get(range(KEYS)), "a query reads what is served"
 
 
 def test_workers_killed_while_they_lead_lose_no_acknowledged_write(cluster: Cluster) -> None:
