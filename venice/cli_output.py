@@ -156,6 +156,11 @@ def size(count: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def compression_text(name: str, value_bytes: int, compressed_bytes: int) -> str:
+    """A compression, and how many times smaller it made the values."""
+    return f"{name} {value_bytes / compressed_bytes:.2f}x" if compressed_bytes else name
+
+
 def lag_text(records: int, seconds: float) -> str:
     """How far something is behind, for people."""
     return f"{records:,} ({seconds:.1f} s)" if records else "0"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from venice.cli_output import (
     AsJson,
+    compression_text,
     controller_of,
     faults_text,
     group,
@@ -37,6 +38,9 @@ SCHEMA_HELP: Final = "an .avsc file, a primitive such as 'string' or 'long', or 
 Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of the versions to come.")]
 Replicas = Annotated[int | None, typer.Option(min=1, help="Workers that hold each partition.")]
 Preserved = Annotated[int | None, typer.Option(min=1, help="Complete versions to keep, the current one included.")]
+Packed = Annotated[
+    str | None, typer.Option("--compression", metavar="NAME", help="Of the values of versions to come: none, gzip, zstd or zstd-dict.")
+]
 RecordBytes = Annotated[int | None, typer.Option(min=1, help="Largest encoded value, in bytes.")]
 Hybrid = Annotated[bool | None, typer.Option("--hybrid/--no-hybrid", help="Whether versions to come take real-time writes.")]
 Rewind = Annotated[
@@ -58,6 +62,7 @@ def create(
     replicas: Replicas = None,
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
+    compression: Packed = None,
     hybrid: Hybrid = None,
     rewind: Rewind = None,
     lag_records: LagRecords = None,
@@ -66,7 +71,7 @@ def create(
     """Create a store with its key schema and its first value schema."""
     from venice.model import HybridConfig, StoreConfig
 
-    config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max))
+    config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max, compression))
     made = controller_of(ctx).create_store(
         store,
         key_schema=schema_text(key),
@@ -105,7 +110,8 @@ def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> N
     say(f"{found.name}: owner {found.owner or '-'}, created {moment(found.created_ms)}, current version {found.current or '-'}")
     say(
         f"new versions: {config.partition_count} partitions, {config.replication_factor} replicas each; "
-        f"{config.versions_preserved} complete versions are kept; values up to {size(config.record_bytes_max)}"
+        f"{config.versions_preserved} complete versions are kept; values up to {size(config.record_bytes_max)}, "
+        f"compression {config.compression.value}"
     )
     if found.hybrid is not None:
         say(
@@ -126,6 +132,7 @@ def update(
     replicas: Replicas = None,
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
+    compression: Packed = None,
     hybrid: Hybrid = None,
     rewind: Rewind = None,
     lag_records: LagRecords = None,
@@ -136,7 +143,7 @@ def update(
     from venice.model import HybridConfig
 
     controller = controller_of(ctx)
-    changes = _config(partitions, replicas, versions_preserved, record_bytes_max)
+    changes = _config(partitions, replicas, versions_preserved, record_bytes_max, compression)
     wanted: HybridConfig | Keep | None = Keep.KEEP
     if (hybrid, rewind, lag_records) != (None, None, None):
         before = controller.get_store(store).hybrid if hybrid is not False else None
@@ -265,12 +272,17 @@ def _confirm(question: str) -> None:
         raise typer.Exit(1)
 
 
-def _config(partitions: int | None, replicas: int | None, preserved: int | None, record_bytes: int | None) -> dict[str, int]:
+def _config(
+    partitions: int | None, replicas: int | None, preserved: int | None, record_bytes: int | None, compression: str | None
+) -> dict[str, Any]:
+    from venice.compression import named as compression_named
+
     named = {
         "partition_count": partitions,
         "replication_factor": replicas,
         "versions_preserved": preserved,
         "record_bytes_max": record_bytes,
+        "compression": compression_named(compression) if compression is not None else None,
     }
     return {name: value for name, value in named.items() if value is not None}
 
@@ -303,6 +315,7 @@ def _print_versions(found: tuple[VersionInfo, ...]) -> None:
             info.role.value,
             f"{info.version.row_count:,}",
             size(info.version.byte_count),
+            compression_text(info.version.compression, info.version.value_bytes, info.version.compressed_bytes),
             f"{info.ready_partitions}/{info.version.partition_count}",
             lag_text(info.lag_records, info.lag_s) if info.version.hybrid is not None else "-",
             faults_text(info.faults),
@@ -312,4 +325,4 @@ def _print_versions(found: tuple[VersionInfo, ...]) -> None:
         )
         for info in found
     ]
-    say(table(("version", "status", "role", "rows", "size", "ready", "lag", "faulty", "created", "push", "reason"), rows))
+    say(table(("version", "status", "role", "rows", "size", "compression", "ready", "lag", "faulty", "created", "push", "reason"), rows))

@@ -28,9 +28,14 @@ class VersionStatus(IntEnum):
 
 
 class Compression(StrEnum):
-    """How the values of a version are compressed; fixed when the version is created."""
+    """How the values of a version are compressed; fixed when the version is created. DO NOT CHANGE THESE VALUES: they are written to
+    manifests and to the catalog log, and stand in answers."""
 
     NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    ZSTD_DICT = "zstd-dict"
+    """zstd with a dictionary made of a sample of the push."""
 
 
 class ReplicaState(StrEnum):
@@ -151,6 +156,10 @@ class Version:
     value_schema_id: int = 0
     row_count: int = 0
     byte_count: int = 0
+    value_bytes: int = 0
+    """Avro bytes of all values pushed, where they are compressed; 0 where they are not."""
+    compressed_bytes: int = 0
+    """What those were compressed to."""
     reason: str = ""
     """Why the version failed or was killed; empty otherwise."""
 
@@ -172,7 +181,9 @@ class StoreConfig:
     versions_preserved: int = 2
     """How many complete versions stay, the current one included."""
     record_bytes_max: int = 10 * 1024 * 1024
-    """Largest encoded value, in bytes; a larger one fails its push."""
+    """Largest encoded value, in bytes, before it is compressed; a larger one fails its push."""
+    compression: Compression = Compression.NONE
+    """Of the values of versions made from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

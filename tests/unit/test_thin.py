@@ -437,7 +437,9 @@ def lying(status: int, headers: dict[bytes, bytes], body: bytes) -> Iterator[Thi
     ("status", "headers", "body", "error"),
     [
         (200, {**FOUND, wire.API_VERSION_HEADER: b"2"}, b"\x02", InvalidRequest),
-        (200, {**FOUND, wire.COMPRESSION: b"zstd"}, b"\x02", InvalidRequest),
+        (200, {**FOUND, wire.COMPRESSION: b"lz9"}, b"\x02", InvalidRequest),
+        (200, {**FOUND, wire.COMPRESSION: b"zstd"}, b"\x02", Corrupt),
+        (200, {**FOUND, wire.COMPRESSION: b"gzip"}, b"\x02", Corrupt),
         (200, FOUND, b"\xff\xff", Corrupt),
         (200, FOUND, b"\x02\x02", Corrupt),
         (200, {**wire.COMMON, wire.STORE_VERSION: b"1"}, b"\x02", Corrupt),

@@ -411,7 +411,7 @@ def test_the_router_s_errors(server: StoreServer, connect: Opener, status: int, 
         (Response(200, Headers(wire.COMMON), b""), Corrupt, "which version"),
         (Response(200, Headers({**wire.COMMON, wire.STORE_VERSION: b"one"}), b""), Corrupt, "VERSION"),
         (Response(200, Headers({**wire.COMMON, wire.STORE_VERSION: b"1", wire.CATALOG_SEQUENCE: b"-3"}), b""), Corrupt, "SEQ"),
-        (Response(200, Headers({**wire.COMMON, wire.STORE_VERSION: b"1", wire.COMPRESSION: b"zstd"}), b""), InvalidRequest, "'zstd'"),
+        (Response(200, Headers({**wire.COMMON, wire.STORE_VERSION: b"1", wire.COMPRESSION: b"lz9"}), b""), InvalidRequest, "'lz9'"),
     ],
 )
 def test_answers_of_somebody_else(server: StoreServer, connect: Opener, response: Response, error: type[VeniceError], text: str) -> None:

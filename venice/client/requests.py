@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
+from venice.client.unpacking import KNOWN, PLAIN, Unpackers
 from venice.errors import Corrupt, InvalidRequest, Unavailable, VeniceError
 from venice.message import Headers, Request, Response
 from venice.naming import check_store_name
@@ -44,11 +45,13 @@ T = TypeVar("T")
 Steps = Generator[Request, Response, T]
 """An operation under way."""
 
-_PATH_KEY_MAX = 4096
+PATH_KEY_MAX = 4096
 """A longer key is asked for as a batch of one: servers limit the head of a request."""
 
-_VERSION = b"%d" % API_VERSION
-_FOREIGN = "check that the URL names a Venice router"
+SPOKEN = b"%d" % API_VERSION
+"""What the header of a message that is understood here says."""
+
+FOREIGN = "check that the URL names a Venice router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class StoreRequests:
         self._get_prefix = b"/storage/%b/" % name
         self._batch_target = b"/storage/%b" % name
         self._metadata_target = b"/metadata/%b" % name
-        self._fields = {API_VERSION_HEADER: _VERSION, **_authorization(token)}
+        self._unpackers = Unpackers(store)
+        self._fields = {API_VERSION_HEADER: SPOKEN, **authorization(token)}
         self._schemas: _Schemas | None = None
         self._source = _Source(None, None, 0)
         self._sequence = 0
@@ -116,7 +120,7 @@ class StoreRequests:
         while True:
             schemas = self._schemas or (yield from self._learn())
             raw = schemas.encode_key(key)
-            if not 0 < len(raw) <= _PATH_KEY_MAX:
+            if not 0 < len(raw) <= PATH_KEY_MAX:
                 pairs = yield from self._pairs((key,))
                 return pairs[0][1] if pairs else None
             response = yield Request(b"GET", b"%b%b?f=b64" % (self._get_prefix, path_of_key(raw)), self._headers)
@@ -125,19 +129,16 @@ class StoreRequests:
                 continue
             if response.status == 404:
                 return None
-            schema_id = _schema_id(response.headers)
+            schema_id = schema_id_of(response.headers)
             decode = schemas.decoders.get(schema_id) or (yield from self.schemas_with({schema_id})).decoder(schema_id)
-            return decode(response.body, 0)
+            if response.headers.get(COMPRESSION, PLAIN) == PLAIN:
+                return decode(response.body, 0)
+            unpack = yield from self.unpacker(response, version)
+            return decode(unpack(response.body), 0)
 
     def batch_get(self, keys: Iterable[Any]) -> Steps[dict[Any, Any]]:
         """key → value of those keys that exist, in the order of `keys`."""
-        asked = list(keys)
-        try:
-            asked = list(dict.fromkeys(asked))
-        except TypeError as error:
-            hint = "use streaming_batch_get, which gives pairs of key and value"
-            raise InvalidRequest(f"these keys cannot be those of a dict: {error}", hint=hint) from error
-        return dict((yield from self._pairs(asked)))
+        return dict((yield from self._pairs(distinct(keys))))
 
     def batch(self, keys: Iterable[Any], *, streaming: bool) -> Steps[Batch]:
         """A batch get, ready to be sent."""
@@ -170,21 +171,21 @@ class StoreRequests:
             Corrupt: The answer is none of Venice's.
         """
         status, headers, _ = response
-        if headers.get(API_VERSION_HEADER) == _VERSION:
+        if headers.get(API_VERSION_HEADER) == SPOKEN:
             source = self._source
             if headers.get(CATALOG_SEQUENCE) != source.sequence_text or headers.get(STORE_VERSION) != source.version_text:
                 source = self._note(headers)
-            if (status == 200 and headers.get(COMPRESSION, b"none") == b"none") or (status == 404 and ERROR not in headers):
+            if (status == 200 and headers.get(COMPRESSION, PLAIN) in KNOWN) or (status == 404 and ERROR not in headers):
                 if not source.version:
-                    raise Corrupt("an answer does not say which version it is from", hint=_FOREIGN)
+                    raise Corrupt("an answer does not say which version it is from", hint=FOREIGN)
                 self.last_version = source.version
                 return source.version
-        raise self._refusal(response)
+        raise refusal(self.store, response)
 
     def _note(self, headers: Headers) -> _Source:
         """Remember where an answer is from."""
-        source = _Source(headers.get(STORE_VERSION), headers.get(CATALOG_SEQUENCE), _number(headers, STORE_VERSION))
-        sequence = _number(headers, CATALOG_SEQUENCE)
+        source = _Source(headers.get(STORE_VERSION), headers.get(CATALOG_SEQUENCE), number_of(headers, STORE_VERSION))
+        sequence = number_of(headers, CATALOG_SEQUENCE)
         with self._lock:
             if sequence > self._sequence:
                 self._sequence = sequence
@@ -200,24 +201,17 @@ class StoreRequests:
         self._batch_headers = Headers({**fields, b"content-type": AVRO})
         self._stream_headers = Headers({**self._batch_headers, STREAMING: b"1"})
 
-    def _refusal(self, response: Response) -> VeniceError:
-        """The error that an answer amounts to."""
-        status, headers, body = response
-        check_api_version(headers)
-        if status != 200:
-            return error_of(status, body)
-        if API_VERSION_HEADER not in headers:
-            return Corrupt(f"the answer is not one of Venice: {body[:80]!r}", hint=_FOREIGN)
-        name = headers[COMPRESSION].decode("latin-1")
-        return InvalidRequest(f"values of {self.store!r} are compressed with {name!r}, which this client cannot read", hint="upgrade it")
+    def unpacker(self, response: Response, version: int) -> Steps[Callable[[bytes], bytes]]:
+        """What makes Avro bytes of the values of an answer that says they are compressed; `version` is its version."""
+        return self._unpackers.find(response.headers[COMPRESSION], version, self._headers)
 
     # Schemas.
 
     def _learn(self) -> Steps[_Schemas]:
         """Ask for the store's schemas."""
         response = yield Request(b"GET", self._metadata_target, self._headers)
-        if response.status != 200 or response.headers.get(API_VERSION_HEADER) != _VERSION:
-            raise self._refusal(response)
+        if response.status != 200 or response.headers.get(API_VERSION_HEADER) != SPOKEN:
+            raise refusal(self.store, response)
         metadata = decode_metadata(response.body)
         texts = {schema.id: schema.text for schema in metadata.value_schemas}
         try:
@@ -275,7 +269,7 @@ class Batch:
     A body that answers a key twice, or one that was not asked for, is refused.
     """
 
-    __slots__ = ("_answered", "_named", "_requests", "_rows", "_schemas", "_streamed", "keys", "request")
+    __slots__ = ("_answered", "_named", "_requests", "_rows", "_schemas", "_streamed", "_unpack", "keys", "request")
 
     def __init__(self, requests: StoreRequests, schemas: _Schemas, keys: tuple[Any, ...], request: Request) -> None:
         self.keys = keys
@@ -288,6 +282,8 @@ class Batch:
         self._named = 0
         """How many of the missing keys named in the stream have been looked at."""
         self._streamed = False
+        self._unpack: Callable[[bytes], bytes] | None = None
+        """None: values are not compressed."""
 
     def accepts(self, response: Response) -> Steps[bool]:
         """Whether the body can be read; if not, the store is another one now and the whole call must be made again.
@@ -302,6 +298,8 @@ class Batch:
         if response.status != 200:
             raise error_of(response.status, response.body)
         self._streamed = STREAMING_RESPONSE in response.headers
+        if response.headers.get(COMPRESSION, PLAIN) != PLAIN:
+            self._unpack = yield from self._requests.unpacker(response, version)
         return version in self._schemas.versions or (yield from self._requests.describes(self._schemas, version))
 
     def feed(self, data: bytes) -> Steps[list[tuple[Any, Any]]]:
@@ -315,9 +313,10 @@ class Batch:
         rows.sort()
         schemas = yield from self._requests.schemas_with({row.schema_id for row in rows})
         pairs = []
+        unpack = self._unpack
         for position, value, schema_id in rows:
             self._answer(position)
-            pairs.append((self.keys[position], schemas.decoder(schema_id)(value, 0)))
+            pairs.append((self.keys[position], schemas.decoder(schema_id)(value if unpack is None else unpack(value), 0)))
         return pairs
 
     def finish(self) -> None:
@@ -341,26 +340,50 @@ class Batch:
 
     def _answer(self, position: int) -> None:
         if position >= len(self.keys) or position in self._answered:
-            raise Corrupt(f"an answer to key {position} of {len(self.keys)}, or a second one", hint=_FOREIGN)
+            raise Corrupt(f"an answer to key {position} of {len(self.keys)}, or a second one", hint=FOREIGN)
         self._answered.add(position)
 
 
-def _schema_id(headers: Headers) -> int:
+def refusal(store: str, response: Response) -> VeniceError:
+    """The error that an answer to a read of `store` amounts to. Raises InvalidRequest if it is of a newer wire version."""
+    status, headers, body = response
+    check_api_version(headers)
+    if status != 200:
+        return error_of(status, body)
+    if API_VERSION_HEADER not in headers:
+        return Corrupt(f"the answer is not one of Venice: {body[:80]!r}", hint=FOREIGN)
+    name = headers.get(COMPRESSION, PLAIN).decode("latin-1")
+    return InvalidRequest(f"values of {store!r} are compressed with {name!r}, which this client cannot read", hint="upgrade it")
+
+
+def distinct(keys: Iterable[Any]) -> list[Any]:
+    """Each key once, in order. Raises InvalidRequest if no dict can hold them."""
+    asked = list(keys)
+    try:
+        return list(dict.fromkeys(asked))
+    except TypeError as error:
+        hint = "use streaming_batch_get, which gives pairs of key and value"
+        raise InvalidRequest(f"these keys cannot be those of a dict: {error}", hint=hint) from error
+
+
+def schema_id_of(headers: Headers) -> int:
+    """The id of the value schema that an answer's value is written with. Raises Corrupt."""
     text = headers.get(SCHEMA_ID, b"")
     if not text.isdigit() or len(text) > 9:
-        raise Corrupt(f"an answer says its value schema is {text.decode('latin-1')!r}", hint=_FOREIGN)
+        raise Corrupt(f"an answer says its value schema is {text.decode('latin-1')!r}", hint=FOREIGN)
     return int(text)
 
 
-def _number(headers: Headers, name: bytes) -> int:
+def number_of(headers: Headers, name: bytes) -> int:
     """A header's number, 0 without it. Raises Corrupt."""
     try:
         return number(headers, name) or 0
     except InvalidRequest as error:
-        raise Corrupt(f"in an answer, {error.message}", hint=_FOREIGN) from error
+        raise Corrupt(f"in an answer, {error.message}", hint=FOREIGN) from error
 
 
-def _authorization(token: str | None) -> dict[bytes, bytes]:
+def authorization(token: str | None) -> dict[bytes, bytes]:
+    """The header that carries a token, if there is one. Raises InvalidRequest."""
     if token is None:
         return {}
     if not token.isascii() or not token.isprintable() or not token or " " in token:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from venice.model import FaultCount, Leadership, Node, Version, VersionStatus, Worker
+from venice.model import Compression, FaultCount, Leadership, Node, Version, VersionStatus, Worker
 from venice.rules.lifecycle import Role
 
 
@@ -25,6 +25,8 @@ class PushGrant:
     partition_count: int
     record_bytes_max: int
     """Largest encoded value the push may write, in bytes."""
+    compression: Compression
+    """Of the values."""
     folder: str
     """Where this attempt writes its snapshot; no other attempt is ever given it."""
     attempt: str

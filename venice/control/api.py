@@ -10,12 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from venice.control import stores
 from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
 from venice.control.controller import Controller
 from venice.control.encoding import to_json
-from venice.control.stores import LIMITS
 from venice.errors import InvalidRequest, NotFound, VeniceError
-from venice.model import HybridConfig, Store, StoreConfig, ValueSchema
+from venice.model import Compression, HybridConfig, Store, StoreConfig, ValueSchema
 from venice.wire import error_json, status_of
 
 PREFIX = "/api/v1"
@@ -34,10 +34,11 @@ class ConfigBody(Body):
     replication_factor: int | None = Field(None, description="Nodes that hold each partition.")
     versions_preserved: int | None = Field(None, description="Complete versions that stay, the current one included.")
     record_bytes_max: int | None = Field(None, description="Largest encoded value, in bytes.")
+    compression: Compression | None = Field(None, description="Of the values of versions made from now on.")
 
-    def given(self) -> dict[str, int]:
+    def given(self) -> dict[str, int | str]:
         """The fields that are not None."""
-        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
 
 class HybridBody(Body):
@@ -130,7 +131,7 @@ def _add_stores(app: FastAPI, controller: Controller) -> None:
             key_schema=body.key_schema,
             value_schema=body.value_schema,
             owner=body.owner,
-            config=StoreConfig(**body.config.given()),
+            config=stores.configured(StoreConfig(), body.config.given()),
             hybrid=body.hybrid.made() if body.hybrid is not None else None,
         )
         return _answer(store, status=201)

@@ -148,7 +148,7 @@ class Controller:
         name: str,
         *,
         owner: str | None = None,
-        config: Mapping[str, int] | None = None,
+        config: Mapping[str, int | str] | None = None,
         hybrid: HybridConfig | Keep | None = Keep.KEEP,
     ) -> Store:
         """Raises NotFound, InvalidRequest."""
@@ -389,6 +389,7 @@ class Controller:
             status=version.status,
             partition_count=version.partition_count,
             record_bytes_max=store.config.record_bytes_max,
+            compression=version.compression,
             folder=self._blobs.attempt(store.name, version.number, attempt),
             attempt=attempt,
             existing=existing,

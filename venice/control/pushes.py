@@ -103,22 +103,26 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
         )
     if value_schema_id not in {schema.id for schema in store.value_schemas}:
         raise InvalidRequest(f"store {store.name!r} has no value schema {value_schema_id}", hint="register the schema before the push")
-    said = (store.name, number, version.partition_count, None, value_schema_id, rows, size)
+    said = (store.name, number, version.partition_count, None, version.compression, value_schema_id, rows, size)
     found = (
         manifest.store,
         manifest.version,
         manifest.partition_count,
         manifest.partition,
+        manifest.compression,
         manifest.value_schema_id,
         manifest.rows,
         manifest.bytes,
     )
-    names = ("store", "version", "partition count", "only partition", "value schema", "rows", "bytes")
+    names = ("store", "version", "partition count", "only partition", "compression", "value schema", "rows", "bytes")
     for name, expected, actual in zip(names, said, found, strict=True):
         if expected != actual:
             raise Corrupt(
                 f"manifest of version {number} of store {store.name!r}: {name} is {actual!r}, not {expected!r}",
                 hint="the folder was not written by this push",
             )
-    changed = replace(version, snapshot=snapshot, value_schema_id=value_schema_id, row_count=rows, byte_count=size)
+    changed = replace(
+        version, snapshot=snapshot, value_schema_id=value_schema_id, row_count=rows, byte_count=size,
+        value_bytes=manifest.value_bytes, compressed_bytes=manifest.compressed_bytes,
+    )  # fmt: skip
     return lifecycle.with_version(store, changed)

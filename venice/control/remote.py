@@ -67,7 +67,9 @@ class ControllerClient:
         """All stores, by name."""
         return _many(Store, self._call("GET", "/stores"))
 
-    def update_store(self, name: str, *, owner: str | None = None, hybrid: HybridConfig | Keep | None = Keep.KEEP, **config: int) -> Store:
+    def update_store(
+        self, name: str, *, owner: str | None = None, hybrid: HybridConfig | Keep | None = Keep.KEEP, **config: int | str
+    ) -> Store:
         """Change the owner or fields of `StoreConfig`, by name; versions that exist keep what they were made with.
 
         With `hybrid`, versions pushed from now on follow the store's real-time topic; with None, they do not.
@@ -179,7 +181,7 @@ class ControllerClient:
         return answer
 
 
-def _fields(settings: StoreConfig | HybridConfig | None) -> dict[str, int] | None:
+def _fields(settings: StoreConfig | HybridConfig | None) -> dict[str, int | str] | None:
     return asdict(settings) if settings is not None else None
 
 

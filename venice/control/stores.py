@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from typing import Any
 
+from venice import compression
 from venice.control.answers import Keep
 from venice.control.catalog import Catalog
 from venice.errors import Conflict, InvalidRequest, NotFound
@@ -20,7 +22,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "versions_preserved": (1, 100),
     "record_bytes_max": (1, 1 << 30),
 }
-"""Smallest and largest value of each field of `StoreConfig`."""
+"""Smallest and largest value of each field of `StoreConfig` that is a number."""
 
 HYBRID_LIMITS: dict[str, tuple[int, int]] = {
     "rewind_s": (0, 10 * 366 * 86_400),
@@ -73,12 +75,13 @@ def created(
     return store if value_schema is None else with_schema(catalog, store, value_schema)[0]
 
 
-def updated(store: Store, owner: str | None, config: Mapping[str, int], hybrid: HybridConfig | Keep | None) -> Store:
+def updated(store: Store, owner: str | None, config: Mapping[str, int | str], hybrid: HybridConfig | Keep | None) -> Store:
     """The store with another owner or configuration; what a version took a copy of stays. Raises InvalidRequest."""
+    known = [field.name for field in fields(StoreConfig)]
     for name in config:
-        if name not in LIMITS:
-            raise InvalidRequest(f"a store has no setting {name!r}", hint=f"its settings are {', '.join(LIMITS)}")
-    changed = _checked(replace(store.config, **config))
+        if name not in known:
+            raise InvalidRequest(f"a store has no setting {name!r}", hint=f"its settings are {', '.join(known)}")
+    changed = configured(store.config, config)
     store = replace(store, owner=store.owner if owner is None else owner, config=changed)
     return store if isinstance(hybrid, Keep) else _with_hybrid(store, hybrid)
 
@@ -119,6 +122,14 @@ def _with_hybrid(store: Store, hybrid: HybridConfig | None) -> Store:
         return replace(store, hybrid=None)
     _check(hybrid, HYBRID_LIMITS)
     return replace(store, hybrid=hybrid, real_time_partitions=store.real_time_partitions or store.config.partition_count)
+
+
+def configured(before: StoreConfig, settings: Mapping[str, int | str]) -> StoreConfig:
+    """`before` with other settings, as they were given. Raises InvalidRequest."""
+    made: dict[str, Any] = dict(settings)
+    if "compression" in made:
+        made["compression"] = compression.named(str(made["compression"]))
+    return _checked(replace(before, **made))
 
 
 def _checked(config: StoreConfig) -> StoreConfig:

@@ -22,6 +22,7 @@ def new_version(log: Log, store: Store, *, region: int, push_id: str, deferred_s
         topic_id=_fresh(log, version_topic(store.name, number), store.config.partition_count),
         created_ms=now_ms,
         status_ms=now_ms,
+        compression=store.config.compression,
         deferred_swap=deferred_swap,
         start_offsets=_start_offsets(log, store, region, now_ms),
         hybrid=store.hybrid,

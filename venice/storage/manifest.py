@@ -55,6 +55,11 @@ class Manifest:
     """Schema of every value of a push; 0 in a checkpoint, whose values may differ (each says its own)."""
     compression: Compression = Compression.NONE
     dictionary: bytes = b""
+    """What `ZSTD_DICT` was trained to; empty if there was too little to learn from."""
+    value_bytes: int = 0
+    """Avro bytes of all values of a push, before they were compressed; 0 if they are not."""
+    compressed_bytes: int = 0
+    """What those were compressed to."""
     files: tuple[PartitionFile, ...] = ()
     """Ascending by partition and kind."""
     partition: int | None = None
@@ -114,6 +119,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "partition": manifest.partition,
             "topic_id": manifest.topic_id,
             "position": asdict(manifest.position),
+            **({"value_bytes": manifest.value_bytes, "compressed_bytes": manifest.compressed_bytes} if manifest.value_bytes else {}),
         }
     )
     try:
@@ -148,6 +154,8 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         value_schema_id=count(members, "value_schema_id"),
         compression=Compression(string(members, "compression")),
         dictionary=bytes.fromhex(string(members, "dictionary")),
+        value_bytes=count(members, "value_bytes") if "value_bytes" in members else 0,
+        compressed_bytes=count(members, "compressed_bytes") if "compressed_bytes" in members else 0,
         files=tuple(_file(file) for file in items(members, "files")),
         partition=None if partition is None else count(members, "partition"),
         topic_id=string(members, "topic_id"),
