@@ -170,6 +170,14 @@ def decode_metadata(body: bytes) -> Metadata:
     """The metadata in an answer's body; members it does not know are left alone. Raises Corrupt."""
     try:
         facts = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"metadata of {len(body)} bytes: {error!r}", hint=_GARBAGE) from error
+    return parse_metadata(facts)
+
+
+def parse_metadata(facts: Any) -> Metadata:
+    """What `metadata_facts` made, after JSON. Raises Corrupt."""
+    try:
         return Metadata(
             store=_text(facts["store"]),
             sequence=_count(facts["sequence"]),
@@ -180,8 +188,8 @@ def decode_metadata(body: bytes) -> Metadata:
             value_schemas=tuple(ValueSchema(id=_count(schema["id"]), text=_text(schema["schema"])) for schema in facts["value_schemas"]),
             replicas=tuple(tuple(_text(url) for url in urls) for urls in facts["replicas"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Corrupt(f"metadata of {len(body)} bytes: {error!r}", hint=_GARBAGE) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"metadata that is none: {error!r}", hint=_GARBAGE) from error
 
 
 def _text(value: Any) -> str:

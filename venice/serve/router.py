@@ -19,12 +19,12 @@ from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, 
 from venice.message import Request, Response, Streamed
 from venice.model import NO_VERSION
 from venice.rules.partitioning import partition_of
-from venice.rules.routing import choose, scatter
+from venice.rules.routing import KEYS_MAX, check_key_count, choose, routed_keys, scatter
 from venice.schema.codec import key_codec
 from venice.serve import json_view, metadata
 from venice.serve.connection import Lane
 from venice.serve.relay import make_relay
-from venice.serve.server import check_key_count, no_version, split_path, value_reader
+from venice.serve.server import no_version, split_path, value_reader
 from venice.serve.table import Table
 from venice.serve.upstream import Upstream
 
@@ -85,7 +85,7 @@ class Router:
         keys_max: Most keys in one batch.
     """
 
-    def __init__(self, source: CatalogSource, *, deadline_s: float = 5.0, attempt_s: float = 2.0, keys_max: int = 10_000) -> None:
+    def __init__(self, source: CatalogSource, *, deadline_s: float = 5.0, attempt_s: float = 2.0, keys_max: int = KEYS_MAX) -> None:
         self._source = source
         self._deadline_s = deadline_s
         self._attempt_s = attempt_s
@@ -206,7 +206,7 @@ class Router:
     async def _parts(self, call: _Call, keys: Sequence[bytes]) -> AsyncIterator[tuple[Table, bytes]]:
         """Bodies that together answer a batch, as they come. One of another version than the one before starts the answer over."""
         table = await self._table(call)
-        left = _routed(keys, table.count)
+        left = routed_keys(keys, table.count)
         if not left:
             yield table, b""
         while left:
@@ -221,7 +221,7 @@ class Router:
             if left:
                 before, table = table, await self._table(call)
                 if before.number != table.number:
-                    left = _routed(keys, table.count)
+                    left = routed_keys(keys, table.count)
 
     async def _ask_all(
         self, call: _Call, table: Table, plan: dict[Upstream, list[int]], left: dict[int, list[bytes]]
@@ -314,15 +314,6 @@ class Router:
         if upstream is None:
             upstream = self._upstreams[url] = Upstream(url, attempt_s=self._attempt_s)
         return upstream
-
-
-def _routed(keys: Sequence[bytes], count: int) -> dict[int, list[bytes]]:
-    """The keys as a worker is asked for them, by partition."""
-    left: dict[int, list[bytes]] = {}
-    for position, key in enumerate(keys):
-        partition = partition_of(key, count)
-        left.setdefault(partition, []).append(wire.encode_routed_key(position, key, partition))
-    return left
 
 
 def _see(task: asyncio.Task[Response | None]) -> None:

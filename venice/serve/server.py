@@ -17,6 +17,7 @@ from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable
 from venice.message import Request, Response
 from venice.model import NO_VERSION, Store, Version
 from venice.rules.partitioning import partition_of
+from venice.rules.routing import KEYS_MAX, check_key_count
 from venice.schema.codec import Decode, key_codec, reader
 from venice.serve import json_view, metadata
 from venice.serve.connection import Lane
@@ -47,7 +48,7 @@ class WorkerHandler:
         *,
         on_corrupt: Callable[[str, int, int], object] | None = None,
         wait_s: float = 1.0,
-        keys_max: int = 10_000,
+        keys_max: int = KEYS_MAX,
     ) -> None:
         self._catalog = catalog
         self._replicas = replicas
@@ -241,12 +242,6 @@ class WorkerHandler:
 def no_version(store: str) -> Unavailable:
     """The answer for a store that nothing was pushed to yet."""
     return Unavailable(f"store {store!r} has no version that serves", hint=f"push one: venice push {store} --input FILE", store=store)
-
-
-def check_key_count(count: int, keys_max: int) -> None:
-    """Raises Full if a batch has too many keys."""
-    if count > keys_max:
-        raise Full(f"a batch of {count} keys is too large", hint=f"ask for at most {keys_max} keys at a time", keys_max=keys_max)
 
 
 def value_reader(store: Store, schema_id: int) -> Decode:
