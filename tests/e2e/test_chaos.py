@@ -1,23 +1,22 @@
-"""SIGKILL of anything at any moment under a load of writes: nothing acknowledged is lost, nothing is applied out of order."""
+"""SIGKILL of anything at any moment under a load of writes and pushes: nothing acknowledged is lost, nothing applied out of order."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
-import subprocess
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
-from chaos_load import KEYS, PRODUCERS, PUSHED, STORE, Ledger, Load, State
-from kafka_broker import run_broker
+import waiting
+from chaos_load import KEYS, PRODUCERS, PUSHED, STORE, Load, State
+from chaos_observer import Observer, states_of
+from chaos_victims import Broker, Victims
 
 from venice import record as log_record
 from venice.client.davinci import DaVinciClient
@@ -39,176 +38,18 @@ from venice.supervisor import Cluster
 
 KILLS = 100
 KILLS_BETWEEN_LOOKS = 20
-PAUSE_S_MAX = 0.8
-SUSPENDED_S_MAX = 8.0
-"""Longer than a silent leader keeps its partitions, so that some are replaced and wake up later."""
+PUSHED_AFTER = (10, 50)
+"""How many were killed when a push begins; the next ones are killed while it goes on."""
+PUSH_S_MAX = 300.0
 PARTITIONS = 4
+ROWS = f"SELECT i AS key, 'push' AS source, {PUSHED}::BIGINT AS n FROM range({KEYS}) t(i)"
 TRIMMING = {"checkpoint_records": 1000, "checkpoint_s": 2.0, "topic_margin_s": 0.0}
 """Topics are trimmed so often that who was away comes back to a gap."""
 VALUE_SCHEMA = json.dumps(
     {"type": "record", "name": "Count", "fields": [{"name": "source", "type": "string"}, {"name": "n", "type": "long"}]}
 )
-VICTIMS = {"worker": 8, "both workers": 2, "node": 1, "suspended worker": 2, "controller": 4, "router": 1, "producer": 6}
 
-
-class Client(Protocol):
-    def batch_get(self, keys: Iterable[Any]) -> Mapping[Any, Any]: ...
-
-
-class Broker:
-    """A Kafka broker that is killed and comes back. Without one, of the embedded log, there is nothing to kill."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._restart: threading.Thread | None = None
-        self.failure = ""
-
-    def start(self) -> str:
-        started = run_broker("start", self._folder)
-        self.failure = started.stderr.strip()
-        return started.stdout.strip()
-
-    def kill(self) -> bool:
-        """SIGKILL it and have it start again; False while that goes on."""
-        if self._restart is not None and self._restart.is_alive():
-            return False
-        os.kill(int((self._folder / "broker.pid").read_text()), signal.SIGKILL)
-        self._restart = threading.Thread(target=self.start, name="broker")
-        self._restart.start()
-        return True
-
-    def wait(self) -> None:
-        if self._restart is not None:
-            self._restart.join()
-        assert not self.failure, self.failure
-
-    def stop(self) -> None:
-        if self._restart is not None:
-            self._restart.join()
-        run_broker("stop", self._folder)
-
-
-class Observer:
-    """Reads all keys over and over in a thread, and keeps each change of what a key shows."""
-
-    def __init__(self, name: str, client: Client) -> None:
-        self.name = name
-        self.client = client
-        self.floor = 0
-        """Which of the looks' floors it is held to."""
-        self.seen: list[tuple[int, int, State]] = []
-        """(floor, key, state), in the order they were read."""
-        self.errors: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def sequences(self) -> dict[int, list[State]]:
-        found: dict[int, list[State]] = {}
-        for _, key, state in self.seen:
-            found.setdefault(key, []).append(state)
-        return found
-
-    def _run(self) -> None:
-        last: dict[int, tuple[int, State]] = {}
-        while not self._stop.wait(0.05):
-            floor = self.floor
-            try:
-                states = states_of(self.client)
-            except Unavailable:
-                continue
-            except Exception as error:  # noqa: BLE001 - judged by the test, not lost with the thread
-                self.errors.append(f"{self.name}: {error!r}")
-                return
-            for key, state in states.items():
-                if last.get(key) != (floor, state):
-                    last[key] = (floor, state)
-                    self.seen.append((floor, key, state))
-
-
-def states_of(client: Client) -> dict[int, State]:
-    rows = client.batch_get(range(KEYS))
-    for key, row in rows.items():
-        assert row["source"] == ("push" if row["n"] == PUSHED else f"producer {key % PRODUCERS}"), (key, row)
-    return {key: rows[key]["n"] if key in rows else None for key in range(KEYS)}
-
-
-class World:
-    """A cluster of two nodes that both hold everything, its load, and who looks at it."""
-
-    def __init__(self, cluster: Cluster, load: Load, broker: Broker | None, rng: random.Random) -> None:
-        self.cluster = cluster
-        self.load = load
-        self.broker = broker
-        self.rng = rng
-        self.kills: Counter[str] = Counter()
-        self.floors: list[dict[int, int]] = [dict.fromkeys(range(KEYS), PUSHED)]
-        self._timers: list[threading.Timer] = []
-
-    def strike(self) -> int:
-        """Kill or suspend something that runs; how many were killed."""
-        weights = {**VICTIMS, "broker": 14} if self.broker is not None else VICTIMS
-        victim = self.rng.choices(list(weights), list(weights.values()))[0]
-        killed = self._strike(victim)
-        self.kills[victim] += killed
-        return killed
-
-    def _strike(self, victim: str) -> int:
-        if victim == "producer":
-            return self.load.kill(self.rng.randrange(PRODUCERS))
-        if victim == "broker":
-            return self.broker is not None and self.broker.kill()
-        if victim == "worker":
-            return self._signal(self._some(self.workers()), signal.SIGKILL)
-        if victim == "both workers":
-            return self._signal(self.workers(), signal.SIGKILL)
-        if victim == "suspended worker":
-            self._suspend(self._some(self.workers()))
-            return 0
-        pids = self.cluster.supervisor.pids()
-        found = [pid for name, pid in pids.items() if name.startswith(victim)]
-        return self._signal(self._some(found), signal.SIGKILL)
-
-    def workers(self) -> list[int]:
-        """Those that run now, under whichever node."""
-        nodes = [pid for name, pid in self.cluster.supervisor.pids().items() if name.startswith("node")]
-        return [child for node in nodes for child in children(node)]
-
-    def wake(self) -> None:
-        """End all suspensions, and have the broker back."""
-        for timer in self._timers:
-            timer.join()
-        if self.broker is not None:
-            self.broker.wait()
-
-    def _some(self, pids: list[int]) -> list[int]:
-        return self.rng.sample(pids, min(1, len(pids)))
-
-    def _suspend(self, pids: list[int]) -> None:
-        if self._signal(pids, signal.SIGSTOP):
-            timer = threading.Timer(self.rng.uniform(0.5, SUSPENDED_S_MAX), self._signal, (pids, signal.SIGCONT))
-            timer.start()
-            self._timers.append(timer)
-
-    @staticmethod
-    def _signal(pids: list[int], number: signal.Signals) -> int:
-        sent = 0
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-                sent += 1
-            except ProcessLookupError:
-                pass
-        return sent
-
-
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(child) for child in listed.split()]
+eventually = partial(waiting.eventually, timeout_s=120)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -221,7 +62,7 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker | 
 
 
 @pytest.mark.timeout(1500)  # three minutes where nothing else runs
-def test_100_kills_under_load_lose_no_acknowledged_write(
+def test_100_kills_under_load_and_pushes_lose_no_acknowledged_write(
     broker: Broker | None, make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("VENICE_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -229,7 +70,7 @@ def test_100_kills_under_load_lose_no_acknowledged_write(
     log_url = broker.start() if broker is not None else ""
     settings = make_settings(workers=2).model_copy(update={"workers": 1, "log": log_url, **TRIMMING})
     if broker is not None and broker.failure:
-        pytest.skip(f"no Kafka broker: {broker.failure}")
+        pytest.skip(f"no Kafka broker: {broker.failure}")  # as `start_or_skip` does; in CI that is a failure
     with ExitStack() as stack:
         cluster = Cluster(settings, nodes=2)
         cluster.start()
@@ -237,9 +78,9 @@ def test_100_kills_under_load_lose_no_acknowledged_write(
         create(settings)
         load = Load(settings, tmp_path)
         stack.callback(load.close)
-        world = World(cluster, load, broker, random.Random(seed))
-        stack.callback(world.wake)
-        clients: dict[str, Client] = {
+        victims = Victims(cluster, load, broker, random.Random(seed))
+        stack.callback(victims.wake)
+        clients: dict[str, ThinClient | DaVinciClient] = {
             "router": stack.enter_context(ThinClient(settings.router_url, STORE)),
             "worker 1": stack.enter_context(ThinClient(f"http://{settings.worker_host}:{settings.worker_port}", STORE)),
             "worker 2": stack.enter_context(ThinClient(f"http://{settings.worker_host}:{settings.worker_port + 1}", STORE)),
@@ -248,18 +89,19 @@ def test_100_kills_under_load_lose_no_acknowledged_write(
         observers = [Observer(name, client) for name, client in clients.items()]
         for observer in observers:
             stack.callback(observer.stop)
-        while sum(world.kills.values()) < KILLS:
-            before = sum(world.kills.values())
-            time.sleep(world.rng.uniform(0, PAUSE_S_MAX))
-            if before // KILLS_BETWEEN_LOOKS < (before + world.strike()) // KILLS_BETWEEN_LOOKS:
-                look(world, observers)
-        finish(world, observers)
-        print(dict(world.kills), {observer.name: len(observer.seen) for observer in observers}, sum(map(len, load.ledger.issued.values())))
+        version = strike(victims, observers, load, settings)
+        finish(settings, version, load, observers)
+        print(
+            dict(victims.killed), {observer.name: len(observer.seen) for observer in observers}, sum(map(len, load.ledger.issued.values()))
+        )
         late = DaVinciClient(settings, STORE, folder=tmp_path / "late")
         assert states_of(late) == states_of(clients["da vinci"])
         late.close()
-        judge(observers, world)
-    compare(settings, tmp_path)
+        for observer in observers:
+            observer.stop()
+            # Through the router a read may come from either replica.
+            assert observer.wrong(load.ledger, one_replica=observer.name != "router") == [], observer.name
+    compare(settings, tmp_path, version)
 
 
 def create(settings: Settings) -> None:
@@ -271,69 +113,83 @@ def create(settings: Settings) -> None:
         config=StoreConfig(partition_count=PARTITIONS, replication_factor=2),
         hybrid=HybridConfig(rewind_s=3600, lag_records_max=10),
     )
-    push(settings, STORE, sql=f"SELECT i AS key, 'push' AS source, {PUSHED}::BIGINT AS n FROM range({KEYS}) t(i)")
+    push(settings, STORE, sql=ROWS)
 
 
-def look(world: World, observers: list[Observer]) -> None:
-    """Whatever was acknowledged by now is read everywhere before long, while the load goes on."""
-    world.wake()
-    floors = dict(world.load.ledger.refresh().acknowledged)
-    for observer in observers:
-        until_fits(observer, world.load.ledger, floors)
-    world.floors.append(floors)
-    for observer in observers:
-        observer.floor = len(world.floors) - 1
+def strike(victims: Victims, observers: list[Observer], load: Load, settings: Settings) -> int:
+    """Kill, push underneath, and look in between; the version that serves at the end."""
+    with ThreadPoolExecutor(1) as pushing:
+        pushes: list[Future[int]] = []
+        while (before := victims.killed.total()) < KILLS:
+            victims.strike()
+            if before // KILLS_BETWEEN_LOOKS < victims.killed.total() // KILLS_BETWEEN_LOOKS:
+                look(victims, observers, load)
+            if len(pushes) < len(PUSHED_AFTER) and victims.killed.total() >= PUSHED_AFTER[len(pushes)]:
+                pushes.append(pushing.submit(push_until_it_serves, settings, f"push {len(pushes)}"))
+        victims.wake()
+        return [each.result() for each in pushes][-1]
 
 
-def until_fits(observer: Observer, ledger: Ledger, floors: dict[int, int], timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    misfits: object = "nothing was read"
-    while misfits:
-        assert time.monotonic() < deadline, f"{observer.name}: {misfits}"
+def push_until_it_serves(settings: Settings, push_id: str) -> int:
+    """Push as an operator would while everything dies: again with the same id. The version."""
+    deadline = time.monotonic() + PUSH_S_MAX
+    while True:
         try:
-            states = states_of(observer.client)
+            version = push(settings, STORE, sql=ROWS, push_id=push_id).version
         except Unavailable as error:
-            misfits = error
+            print(f"{push_id} is repeated: {error}")
+            assert time.monotonic() < deadline, push_id
         else:
-            # Read first, then the journal: what shows was noted before it was made.
-            misfits = ledger.refresh().misfits(states, floors)
-        time.sleep(0.05)
+            assert version is not None
+            return version
 
 
-def finish(world: World, observers: list[Observer]) -> None:
+def look(victims: Victims, observers: list[Observer], load: Load) -> None:
+    """Whatever was acknowledged by now is read everywhere before long, while the load goes on."""
+    victims.wake()
+    floor = dict(load.ledger.refresh().acknowledged)
+    for observer in observers:
+        observer.hold(until_fits(observer, load, floor), floor)
+
+
+def until_fits(observer: Observer, load: Load, floor: dict[int, int]) -> int:
+    """Wait until it reads what was acknowledged, or something later; the version it read that from."""
+    version = 0
+    misfits: dict[int, tuple[State, int]] = {}
+
+    def fits() -> bool:
+        nonlocal version, misfits
+        version, states = observer.read()
+        # Read first, then the journal: what shows was noted before it was made.
+        misfits = load.ledger.refresh().misfits(states, floor)
+        return not misfits
+
+    eventually(fits, lambda: f"{observer.name}, version {version}: {misfits}")
+    return version
+
+
+def finish(settings: Settings, version: int, load: Load, observers: list[Observer]) -> None:
     """The load ends, and all see the same: for each key its last acknowledged write, or one made after it."""
-    world.wake()
-    assert world.load.finish() == [0] * PRODUCERS
-    ledger = world.load.ledger.refresh()
+    assert load.finish() == [0] * PRODUCERS
+    ledger = load.ledger.refresh()
     assert ledger.failures == []
-    settings = world.cluster.settings
     controller = ControllerClient(settings.controller_url, SystemClock(), retry_s=30)
-    deadline = time.monotonic() + 120
-    while (version := controller.get_version(STORE, 1)).lag_records or version.ready_partitions < PARTITIONS:
-        assert time.monotonic() < deadline, version
-        time.sleep(0.1)
+
+    def has_all() -> bool:
+        shown = controller.get_version(STORE, version)
+        return not shown.lag_records and shown.ready_partitions == PARTITIONS
+
+    eventually(has_all, lambda: controller.get_version(STORE, version))
     for observer in observers:
-        until_fits(observer, ledger, ledger.acknowledged)
-    deadline = time.monotonic() + 60
-    while len({tuple(states_of(observer.client).values()) for observer in observers}) > 1:
-        assert time.monotonic() < deadline, {observer.name: states_of(observer.client) for observer in observers}
-        time.sleep(0.05)
+        eventually(partial(observer.reads, version), partial(str, observer.name))
+        until_fits(observer, load, ledger.acknowledged)
+    eventually(
+        lambda: len({tuple(observer.read()[1].values()) for observer in observers}) == 1,
+        lambda: {observer.name: observer.read() for observer in observers},
+    )
 
 
-def judge(observers: list[Observer], world: World) -> None:
-    """No replica ever went back to an older write of a key; nobody ever saw one that was older than all had."""
-    ledger = world.load.ledger
-    for observer in observers:
-        observer.stop()
-        assert observer.errors == []
-        # Through the router a read may come from either replica.
-        if observer.name != "router":
-            assert [said for key, states in observer.sequences().items() if (said := ledger.backwards(key, states))] == []
-        wrong = [(key, state) for floor, key, state in observer.seen if not ledger.fits(key, state, world.floors[floor][key])]
-        assert wrong == [], observer.name
-
-
-def compare(settings: Settings, folder: Path) -> None:
+def compare(settings: Settings, folder: Path, version: int) -> None:
     """Every copy of a partition, folded to the end of its topic, is the same row by row; and the topic's writes are in order."""
     log = open_log(settings.log_url, SystemClock())
     places = [
@@ -343,12 +199,12 @@ def compare(settings: Settings, folder: Path) -> None:
         folder / "late" / "replicas",
     ]
     for partition in range(PARTITIONS):
-        entries = topic_of(log, partition)
+        entries = topic_of(log, version, partition)
         print(f"partition {partition}: offsets from {entries[0].offset} to {entries[-1].offset}")
         check_order(entries)
         images = []
         for place in places:
-            storage = open_replica(place / replica_name(STORE, 1, partition))
+            storage = open_replica(place / replica_name(STORE, version, partition))
             assert storage is not None, place
             ReplicaFold(storage).fold(entries)
             image = storage.image()
@@ -358,8 +214,8 @@ def compare(settings: Settings, folder: Path) -> None:
     log.close()
 
 
-def topic_of(log: Log, partition: int) -> list[Entry]:
-    topic = version_topic(STORE, 1)
+def topic_of(log: Log, version: int, partition: int) -> list[Entry]:
+    topic = version_topic(STORE, version)
     end = log.end_offset(topic, partition)
     reader = log.reader({(topic, partition): log.start_offset(topic, partition)})
     entries: list[Entry] = []
