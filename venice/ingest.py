@@ -9,8 +9,8 @@ dropped by every replica alike, and counted.
 
 A replica never goes past a hole in a session: it stands still there until another session declares itself, which goes on
 from what was folded. So a record that is missing makes a replica late, and never wrong. Whether the hole is in the log or
-only in what this process has read of it is looked up once; and each session opens with how far its leader had come, so
-that a replica which lacks something its leader has folded finds out.
+only in what this process has read of it is looked up once, and so is a gap between the offsets that were read; and each
+session opens with how far its leader had come, so that a replica which lacks something its leader has folded finds out.
 """
 
 from __future__ import annotations
@@ -136,6 +136,8 @@ class ReplicaFold:
         after = before
         mutations: list[Change] = []
         left = entries if entries and entries[0].offset >= before.next_offset else [e for e in entries if e.offset >= before.next_offset]
+        if left and left[-1].offset - before.next_offset >= len(left):
+            left = self._whole(left, before)
         while left:
             run = leader_run(left, after, self.schemas)
             if run.mutations:
@@ -151,6 +153,20 @@ class ReplicaFold:
             self.folded_ms = entries[-1].timestamp_ms
         self.counts.applied += len(mutations)
         return len(mutations)
+
+    def _whole(self, entries: Sequence[Entry], position: Position) -> Sequence[Entry]:
+        """Entries with what lies between them, and before them, in the log, although the reader passed it over.
+
+        A log may leave offsets out, so the log is asked. Without this, who passes over a declaration goes on with a session
+        that counts no more, and finds out when a leader has gone on from there.
+        """
+        if self._reread is None:
+            return entries
+        whole = list(self._reread(position.next_offset, entries[-1].offset + 1))
+        if len(whole) <= len(entries):
+            return entries
+        self._refuse(Fault.MISSING, entries[0], position)
+        return whole
 
     def _accept(self, entry: Entry, position: Position, mutations: list[Change]) -> Position:
         """The position after an entry, its offset aside; `position` is as of the entry before, its offset included."""

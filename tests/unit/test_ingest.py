@@ -209,6 +209,21 @@ def test_a_whole_session_that_a_reader_passed_over_is_read_again() -> None:
     assert values(fold) == values(folded(*records))
 
 
+def test_who_passes_over_a_declaration_accepts_nothing_of_a_leader_that_lingers() -> None:
+    lingering = put(b"x", b"9", term=1, session=7, sequence=2)
+    records = [*lead(7, b"1"), declare(1, 8), lingering, *lead(8, b"2")[1:]]
+    fold = Topic(*records).folded(without={2})
+    assert values(fold) == values(folded(*records)) == {b"k1": b"2"}
+    assert (fold.counts.missing, fold.counts.fenced) == (1, 1)
+
+
+def test_offsets_that_a_log_leaves_out_are_no_fault() -> None:
+    fold = ReplicaFold(MemoryStorage(IDENTITY), reread=lambda first, end: [])
+    fold.fold(entries(*lead(7, b"1"), first=5))
+    assert values(fold) == {b"k1": b"1"}
+    assert fold.counts.missing == 0
+
+
 def test_a_hole_in_the_log_is_looked_up_once_and_stands_until_another_session() -> None:
     records = lead(7, b"1", b"2", b"3", b"4", b"5")
     del records[2]
