@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from venice.clock import SystemClock
 from venice.log.open import open_log
+from venice.lookout import Lookout
 from venice.model import ReplicaReport
 from venice.naming import replica_name
 from venice.replica import Wanted
@@ -62,7 +63,13 @@ class Present(NamedTuple):
     reports: tuple[ReplicaReport, ...]
 
 
-Message = Opened | Changed | Present
+class Seen(NamedTuple):
+    """How the replicas are by now: lag, freshness, faulty records."""
+
+    reports: tuple[ReplicaReport, ...]
+
+
+Message = Opened | Changed | Present | Seen
 
 
 @dataclass
@@ -95,6 +102,7 @@ def run(folder: Path, log_url: str, orders: BinaryIO, out: BinaryIO) -> None:
     clock = SystemClock()
     log = open_log(log_url, clock)
     replicas = ReplicaSet(folder, log, clock=clock, ids=lambda: secrets.token_hex(8), grace_s=GRACE_S)
+    lookout = Lookout(log, replicas, clock)
     stopping = threading.Event()
 
     def obey() -> None:
@@ -118,6 +126,8 @@ def run(folder: Path, log_url: str, orders: BinaryIO, out: BinaryIO) -> None:
             for one in told.values():
                 if one.told_bytes > CHANGED_BYTES_MAX:
                     one.announce()
+            if lookout.look():
+                _say(out, Seen(replicas.reports()))
     except BrokenPipeError:
         pass  # nobody reads any more
     finally:

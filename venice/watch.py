@@ -15,6 +15,7 @@ from venice.errors import VeniceError
 from venice.faults import FaultLedger
 from venice.leaders import LeaderSet
 from venice.log import Log
+from venice.lookout import LOOK_S, Sample, labels, measure
 from venice.model import ReplicaReport, Store
 from venice.naming import CATALOG_TOPIC, parse_replica_name, replica_name
 from venice.replicas import ReplicaSet
@@ -22,20 +23,11 @@ from venice.telemetry import (
     FAULTY_RECORDS_TOTAL,
     LEADER_LAG_RECORDS,
     LEADER_LAG_SECONDS,
-    REPLICA_FRESHNESS_SECONDS,
-    REPLICA_LAG_RECORDS,
-    REPLICA_LAG_SECONDS,
     Metrics,
 )
 
 CATALOG_S = 5.0
 """How long merging waits for the catalog, where a value has a schema that it does not name."""
-
-LOOK_S = 1.0
-"""How often the log is asked."""
-
-Sample = tuple[tuple[str, ...], float]
-"""Values of a metric's labels, and what it measures."""
 
 
 class Watch:
@@ -76,21 +68,13 @@ class Watch:
 
     def measure(self, metrics: Metrics) -> None:
         """Have `metrics` show it all."""
-        metrics.watch_all(REPLICA_LAG_RECORDS, lambda: ((_labels(one), one.lag_records) for one in self._replicas.reports()))
-        metrics.watch_all(REPLICA_LAG_SECONDS, lambda: ((_labels(one), one.lag_s) for one in self._replicas.reports()))
-        metrics.watch_all(REPLICA_FRESHNESS_SECONDS, self._freshness)
-        metrics.watch_all(LEADER_LAG_RECORDS, lambda: ((_labels(one), one.lag_records) for one in self._led()))
-        metrics.watch_all(LEADER_LAG_SECONDS, lambda: ((_labels(one), one.lag_s) for one in self._led()))
+        measure(metrics, self._replicas.reports, self._clock)
+        metrics.watch_all(LEADER_LAG_RECORDS, lambda: ((labels(one), one.lag_records) for one in self._led()))
+        metrics.watch_all(LEADER_LAG_SECONDS, lambda: ((labels(one), one.lag_s) for one in self._led()))
         metrics.watch_all(FAULTY_RECORDS_TOTAL, self._faulty)
 
     def _led(self) -> Iterator[ReplicaReport]:
         return (one for one in map(self.completed, self._replicas.reports()) if one.leads)
-
-    def _freshness(self) -> Iterator[Sample]:
-        now_ms = self._clock.now_ms()
-        for one in self._replicas.reports():
-            if one.fresh_ms:
-                yield _labels(one), max(0, now_ms - one.fresh_ms) / 1000
 
     def _faulty(self) -> Iterator[Sample]:
         for name, found in self._faults.all():
@@ -117,7 +101,3 @@ class Registered:
 def schemas_of(store: Store | None) -> frozenset[int]:
     """Ids of a store's value schemas."""
     return frozenset(schema.id for schema in store.value_schemas) if store is not None else frozenset()
-
-
-def _labels(report: ReplicaReport) -> tuple[str, ...]:
-    return report.store, str(report.version), str(report.partition)

@@ -24,9 +24,11 @@ from venice.config import Settings, load
 from venice.control.catalog import Catalog, CatalogTail
 from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log.open import open_log
-from venice.model import NO_VERSION, Store, Version, VersionStatus
+from venice.lookout import Lookout, measure, measure_faults
+from venice.model import NO_VERSION, ReplicaReport, Store, Version, VersionStatus
 from venice.replica import Wanted
 from venice.replicas import ReplicaSet
+from venice.telemetry import Metrics
 
 _SERVABLE = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE})
 _POLL_S = 0.02
@@ -81,6 +83,7 @@ class DaVinciClient:
             self._log = open_log(self._settings.log_url, self._clock)
             self._tail = CatalogTail(self._log, self._clock)
             self._replicas = self._hold(process=process)
+            self._lookout = Lookout(self._log, self._replicas, self._clock) if isinstance(self._replicas, ReplicaSet) else None
             self._thread = threading.Thread(target=self._follow, name=f"davinci-{store}", daemon=True)
             self._tail.start()
             self._thread.start()
@@ -127,6 +130,18 @@ class DaVinciClient:
     def streaming_batch_get(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(key, value) of those keys that exist, all from one version, in the order of `keys`. Raises as `get`."""
         yield from self._pairs(keys)
+
+    def reports(self) -> tuple[ReplicaReport, ...]:
+        """How each replica is, by version and partition: of a hybrid store how many records and seconds it is behind its topic, as of
+        the last second, up to when all writes are in it, and the faulty records met since it was opened by this process, or by the
+        child that holds it.
+        """
+        return tuple(sorted(self._replicas.reports(), key=lambda one: (one.version, one.partition)))
+
+    def measure(self, metrics: Metrics) -> None:
+        """Have `metrics` show what `reports` says: lag, freshness and faulty records by store, version and partition."""
+        measure(metrics, self.reports, self._clock)
+        measure_faults(metrics, self.reports)
 
     def close(self) -> None:
         """Stop following and release the folder. Closing again does nothing."""
@@ -203,6 +218,8 @@ class DaVinciClient:
                 self._want(catalog)
             for name, entries in self._replicas.poll(timeout_s=_POLL_S):
                 self._replicas.fold(name, entries)
+            if self._lookout is not None:
+                self._lookout.look()
             if self._replicas.generation != generation:
                 generation = self._replicas.generation
                 self._swap(catalog)
@@ -215,8 +232,9 @@ class DaVinciClient:
                 self._fail(NotFound(f"no store {self.store!r}", hint=f"stores there are: {known}"))
             return
         serving = self._view.version if self._view is not None else NO_VERSION
+        schemas = frozenset(schema.id for schema in store.value_schemas)
         wanted = [
-            Wanted(self.store, version, partition, catalog.kept(self.store, version.number, partition))
+            Wanted(self.store, version, partition, catalog.kept(self.store, version.number, partition), schemas)
             for version in store.versions
             if version.snapshot is not None and _concerns(version, store, serving)
             for partition in range(version.partition_count)
@@ -303,6 +321,14 @@ class AsyncDaVinciClient:
         """As `DaVinciClient.streaming_batch_get`."""
         for pair in self._opened().streaming_batch_get(keys):
             yield pair
+
+    def reports(self) -> tuple[ReplicaReport, ...]:
+        """As `DaVinciClient.reports`."""
+        return self._opened().reports()
+
+    def measure(self, metrics: Metrics) -> None:
+        """As `DaVinciClient.measure`."""
+        self._opened().measure(metrics)
 
     async def close(self) -> None:
         """As `DaVinciClient.close`."""

@@ -21,7 +21,7 @@ from venice.errors import VeniceError
 from venice.log import Entry
 from venice.model import ReplicaReport
 from venice.replica import Wanted
-from venice.replica_process import Changed, Message, Opened, Place, Present
+from venice.replica_process import Changed, Message, Opened, Place, Present, Seen
 from venice.storage.beside import BesideStorage
 from venice.telemetry import log_event
 
@@ -95,6 +95,7 @@ class ReplicaProcess:
             child.kill()
         self._thread.join()
         self.open = MappingProxyType({})
+        self._reports = ()
         self._storages.clear()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -140,6 +141,8 @@ class ReplicaProcess:
                     storage.change(message.changes, message.next_offset)
             case Opened():
                 self._open(message.place, Path(message.folder))
+            case Seen():
+                self._reports = message.reports
             case Present():
                 self._reports = message.reports
                 self._publish()
