@@ -23,7 +23,7 @@ def start_or_skip(folder: Path) -> str:
     skipped with the line that says how to get them. In CI a skipped Kafka test fails the run (`tests/conftest.py`)."""
     started = run_broker("start", folder)
     if started.returncode:
-        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")
+        pytest.skip(f"no Kafka broker: {started.stderr.strip()}")  # for the reason above
     return started.stdout.strip()
 
 

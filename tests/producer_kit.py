@@ -47,7 +47,7 @@ class Site:
 
     def change(self, **fields: object) -> None:
         """Have the store be another than it was."""
-        self.store = replace(self.store, **fields)  # type: ignore[arg-type]
+        self.store = replace(self.store, **fields)  # type: ignore[arg-type]  # of whatever type the field is
         self.write(self.store)
 
     def remove(self) -> None:

@@ -127,7 +127,7 @@ class Page:
                     output.seek(0)
                     assert process.poll() is None, f"it ended: {output.read()}"
                     assert time.monotonic() < deadline, f"not ready after {READY_S} s: {output.read()}"
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # it tells by its answers alone that it is ready
                 yield
             finally:
                 process.send_signal(signal.SIGTERM)

@@ -103,6 +103,23 @@ def test_no_notes_to_self() -> None:
     assert not found, f"do it, or file it: {found}"
 
 
+# What is waited for, left out or kept from a checker without a word looks like an oversight.
+UNUSUAL = re.compile(r"\btime\.sleep\(|# noqa|# type: ignore|\bpytest\.skip\(|\bmark\.skip")
+# A few words behind it, or a comment above.
+REASON = re.compile(r"# noqa: [A-Z0-9, ]+ - \S|# type: ignore\[[a-z, -]+\]  # \S|\)  # (?!noqa|type:)\S|\breason=")
+
+
+def test_what_is_unusual_says_why() -> None:
+    silent = []
+    for path in ALL:
+        above = ""
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if UNUSUAL.search(line) and not REASON.search(line) and not above.startswith("# "):
+                silent.append(f"{name_of(path)}:{number}")
+            above = line.strip()
+    assert not silent, f"on the line or above it: why is this needed, and nothing better there: {silent}"
+
+
 def test_the_top_level_stays_short() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
     entries = {line.split("/", 1)[0] for line in tracked if line}

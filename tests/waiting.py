@@ -21,4 +21,4 @@ def eventually(holds: Callable[[], bool], what: Callable[[], object] = lambda: "
         except Unavailable:
             pass
         assert time.monotonic() < deadline, what()
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S)  # the one pause of whoever waits for what tells nobody

@@ -173,7 +173,7 @@ class LocalWorker:
                 first = now_s, folded
             elif first is not None and folded >= records:
                 return (folded - first[1]) / (now_s - first[0])
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S)  # each look is a figure, so it is not `eventually`
         raise TimeoutError(f"{self.reports()} have not folded {records} records")
 
 

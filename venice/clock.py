@@ -37,7 +37,7 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # all others ask a clock
 
     def wait_readable(self, descriptor: int, seconds: float) -> bool:
         poller = select.poll()  # select.select takes no descriptor above 1023

@@ -66,7 +66,7 @@ class KafkaMessages(KafkaSource):
             raise NotFound(f"Kafka at {self._servers} has no topic {self._topic!r}: {topic.error.str()}", hint="name an existing one")
         return [f"{partition}-{self._topic}" for partition in topic.partitions]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _KafkaPart:  # type: ignore[override]
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _KafkaPart:  # type: ignore[override]  # of parts of this kind only
         # From here on it is an offset, so that a part which has read nothing yet resumes where it stood, not at a later "tail".
         offset = self._first(int(for_part.split("-", 1)[0])) if resume_state is None else resume_state
         return _KafkaPart(super().build_part(step_id, for_part, offset), offset, SystemClock())

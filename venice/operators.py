@@ -109,11 +109,11 @@ def _recovery(folder: Path) -> RecoveryConfig:
             made = folder.with_name(f"{folder.name}.new")
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
-            init_db_dir(made, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
+            init_db_dir(made, RECOVERY_PARTS)  # type: ignore[no-untyped-call]  # as above
             made.rename(folder)
     except OSError as error:
         raise InvalidRequest(f"{folder} cannot keep a flow's state: {error.strerror}", hint="name a folder of its own") from error
-    return RecoveryConfig(str(folder))  # type: ignore[no-untyped-call]
+    return RecoveryConfig(str(folder))  # type: ignore[no-untyped-call]  # as above
 
 
 def changelog(step_id: str, flow: Dataflow, settings: AnySettings, store: str, start: Start = "beginning") -> KeyedStream[Change]:

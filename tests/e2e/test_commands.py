@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from waiting import eventually
 
 from venice import cli
 from venice.cli_output import EXIT_CODES
@@ -249,10 +249,7 @@ def test_single_processes_make_a_cluster_and_stop_at_sigterm(
     settings = make_settings()
     processes = [started(settings, "run", name) for name in ("controller", "router", "node")]
     urls = [f"{settings.controller_url}/api/v1/health", f"{settings.router_url}/health", f"http://127.0.0.1:{settings.worker_port}/health"]
-    deadline = time.monotonic() + 60
-    while not all(map(healthy, urls)):
-        assert time.monotonic() < deadline, "not all processes answer"
-        time.sleep(0.05)
+    eventually(lambda: all(map(healthy, urls)), lambda: "not all processes answer", timeout_s=60)
     for process in processes:
         process.send_signal(signal.SIGTERM)
     for process in processes:

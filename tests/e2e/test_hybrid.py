@@ -44,7 +44,7 @@ def test_a_push_underneath_a_stream_loses_no_write(cluster: Cluster) -> None:
         floor = dict(stream.acknowledged)
         for client in (thin, davinci):
             eventually(
-                lambda: all(shows(client.batch_get(floor).get(key), n) for key, n in floor.items()),  # noqa: B023
+                lambda: all(shows(client.batch_get(floor).get(key), n) for key, n in floor.items()),  # noqa: B023 - waited for right here
                 lambda: controller.get_version("counts", 1),
             )
         with Watch(thin, floor) as through_router, Watch(davinci, floor) as at_home:
@@ -75,7 +75,7 @@ def test_workers_killed_while_they_lead_lose_no_acknowledged_write(cluster: Clus
         streaming(settings, seed) as stream,
     ):
         for _ in range(6):
-            time.sleep(rng.uniform(0.2, 1.5))
+            time.sleep(rng.uniform(0.2, 1.5))  # so that it happens at a random moment: nothing is waited for
             for pid in worker_pids(cluster, "node-1")[: rng.randint(1, 2)]:
                 os.kill(pid, signal.SIGKILL)
             if rng.random() < 0.3 and "controller" in cluster.supervisor.pids():
@@ -135,7 +135,7 @@ def test_a_store_deleted_and_made_anew_has_nothing_of_the_old_one(cluster: Clust
         push(settings, "counts", sql=pushed(life))
         with Producer(settings, "counts") as producer, ThinClient(settings.router_url, "counts") as thin:
             producer.put(life, {"source": "stream", "n": life}).result(60)
-            eventually(holds(thin, {life: life}, f"push {life}"), lambda: controller.list_versions("counts"))  # noqa: B023
+            eventually(holds(thin, {life: life}, f"push {life}"), lambda: controller.list_versions("counts"))  # noqa: B023 - waited for right here
         controller.delete_store("counts")
     log = open_log(settings.log_url, SystemClock())
     eventually(lambda: not [topic for topic in log.topics() if topic.startswith("counts")], log.topics)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import pytest
 from reading import KEY_SCHEMA, VALUE_SCHEMA, Reader, rows
+from waiting import eventually
 
 from venice.client.davinci import DaVinciClient
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, environment
 from venice.control.remote import ControllerClient
-from venice.errors import Unavailable
 from venice.model import VersionStatus
 from venice.push.batch import push
 from venice.supervisor import Cluster
@@ -62,7 +62,7 @@ def push_under_fire(cluster: Cluster, settings: Settings, edition: int, rng: ran
     for _attempt in range(20):
         pushing = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(rng.randint(1, 3)):
-            time.sleep(rng.uniform(0.05, 1.2))
+            time.sleep(rng.uniform(0.05, 1.2))  # so that it happens at a random moment: nothing is waited for
             kills += kill_one(cluster, pushing, rng.choice(VICTIMS))
         _, said = pushing.communicate(timeout=90)
         if pushing.returncode == 0:
@@ -103,13 +103,5 @@ def children(pid: int) -> list[int]:
 
 
 def await_serving(settings: Settings, edition: int) -> None:
-    deadline = time.monotonic() + 60
     with ThinClient(settings.router_url, "rows") as client:
-        while True:
-            try:
-                if client.get(7)["edition"] == edition:
-                    return
-            except Unavailable:
-                pass
-            assert time.monotonic() < deadline, f"edition {edition} does not serve"
-            time.sleep(0.05)
+        eventually(lambda: client.get(7)["edition"] == edition, lambda: f"edition {edition} does not serve", timeout_s=60)

@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 
 from venice.clock import SystemClock
 from venice.config import Settings, environment
@@ -20,12 +21,7 @@ from venice.errors import Conflict, Unavailable
 from venice.node import host_port, worker_url
 from venice.supervisor import Cluster, healthy
 
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+eventually = partial(waiting.eventually, timeout_s=30)
 
 
 def alive(pid: int) -> bool:
@@ -53,8 +49,8 @@ def test_killed_processes_are_started_again(start_cluster: Callable[..., Cluster
     assert len(workers) == 2
     for pid in (*before.values(), workers[0]):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(cluster.supervisor.pids()) == 3 and not set(cluster.supervisor.pids().values()) & set(before.values()))
-    until(lambda: all(healthy(url) for url in urls(cluster.settings)))
+    eventually(lambda: len(cluster.supervisor.pids()) == 3 and not set(cluster.supervisor.pids().values()) & set(before.values()))
+    eventually(lambda: all(healthy(url) for url in urls(cluster.settings)))
     assert not any(alive(pid) for pid in workers), "a worker whose node is gone stops by itself"
 
 
@@ -110,13 +106,13 @@ def test_venice_up_takes_everything_with_it(make_settings: Callable[..., Setting
     up = subprocess.Popen(
         [sys.executable, "-m", "venice.cli", "up"], env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    until(lambda: all(healthy(url) for url in urls(settings)))
+    eventually(lambda: all(healthy(url) for url in urls(settings)))
     everyone = children(up.pid)
     everyone += [pid for child in everyone for pid in children(child)]
     assert len(everyone) == 4
     up.send_signal(how)
     said, _ = up.communicate(timeout=30)
-    until(lambda: not any(alive(pid) for pid in everyone))
+    eventually(lambda: not any(alive(pid) for pid in everyone))
     if how is not signal.SIGKILL:
         assert up.returncode == 0
         assert "Traceback" not in said

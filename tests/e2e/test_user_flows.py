@@ -21,7 +21,7 @@ from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Flow, Settings, environment
 from venice.control.remote import ControllerClient
-from venice.deployed import FlowState, lives, read_state
+from venice.deployed import lives, read_state
 from venice.model import HybridConfig, StoreConfig
 from venice.push.batch import push
 from venice.supervisor import Cluster, Supervisor, _add_flow
@@ -121,19 +121,21 @@ def test_a_killed_flow_is_started_again_and_counts_right(tmp_path: Path, make_se
     def counted() -> int:
         return sum(row["clicks"] for row in counts.batch_get([f"page {page}" for page in range(5)]).values())
 
-    def running(state: FlowState | None) -> bool:
-        return state is not None and state.state == "runs" and lives(state.process)
-
     killed: set[int] = set()
+
+    def runs_anew() -> bool:
+        state = read_state(settings, flow)
+        return state is not None and state.state == "runs" and lives(state.process) and state.process not in killed
+
     for kills in range(3):
         click(settings, kills * 500, kills * 500 + 500)
-        eventually(lambda: counted() == kills * 500 + 500, lambda: (counted(), (settings.data / "logs" / "flow-counts.log").read_text()))  # noqa: B023
+        eventually(lambda: counted() == kills * 500 + 500, lambda: (counted(), (settings.data / "logs" / "flow-counts.log").read_text()))  # noqa: B023 - waited for right here
         state = read_state(settings, flow)
         assert state is not None
         assert state.process not in killed
         os.kill(state.process, signal.SIGKILL)
         killed.add(state.process)
-        eventually(lambda: running(read_state(settings, flow)) and read_state(settings, flow).process not in killed)  # type: ignore[union-attr]
+        eventually(runs_anew)
     state = read_state(settings, flow)
     assert state is not None
     assert state.exit_code == -signal.SIGKILL
@@ -146,7 +148,9 @@ def test_a_killed_flow_is_started_again_and_counts_right(tmp_path: Path, make_se
     assert state is not None
     cluster.stop()
     assert not lives(state.process)
-    assert read_state(settings, flow).state == "stopped"  # type: ignore[union-attr]
+    state = read_state(settings, flow)
+    assert state is not None
+    assert state.state == "stopped"
     assert finding(settings, "flow counts").state == "off"
     log = (settings.data / "logs" / "flow-counts.log").read_text()
     assert log.rstrip().splitlines()[-1].split()[3] == "process_stopped", "SIGTERM lets it end in order"

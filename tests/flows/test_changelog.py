@@ -54,7 +54,7 @@ class Readers:
         while not until(found):
             assert time.monotonic() < deadline, found
             found += [change for reader in self.readers for change in reader.read(records_max=7)]
-            time.sleep(0.005)
+            time.sleep(0.005)  # what it reads is not there yet
         return found
 
     def close(self) -> None:

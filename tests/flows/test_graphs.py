@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from bytewax.connectors.stdio import StdOutSink
 from bytewax.dataflow import Dataflow
 from bytewax.visualize import to_mermaid
+from waiting import eventually
 
 import venice_flows.ingest
 import venice_flows.worker
@@ -71,11 +71,12 @@ def test_bytewax_runs_them(name: str, make_settings: Callable[..., Settings], tm
             cwd=tmp_path, env=environment(settings), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while not healthy(f"http://127.0.0.1:{settings.worker_port}/health"):
-            assert process.poll() is None, output.read_text(encoding="utf-8")
-            assert time.monotonic() < deadline, output.read_text(encoding="utf-8")
-            time.sleep(0.05)
+        eventually(
+            lambda: process.poll() is not None or healthy(f"http://127.0.0.1:{settings.worker_port}/health"),
+            lambda: output.read_text(encoding="utf-8"),
+            timeout_s=60,
+        )
+        assert process.poll() is None, output.read_text(encoding="utf-8")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, output.read_text(encoding="utf-8")
     finally:

@@ -17,7 +17,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 from bytewax.testing import TestingSink
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it exports them unnamed
 
 from venice import operators
 from venice.errors import Corrupt, InvalidRequest, NotFound
@@ -82,7 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def watch() -> None:
             deadline = time.monotonic() + 60
             while not done() and time.monotonic() < deadline:
-                time.sleep(0.02)
+                stopping.wait(0.02)
             stopping.set()
 
         watcher = threading.Thread(target=watch)
@@ -91,10 +91,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         if recovery is not None:
             if not recovery.exists():
                 recovery.mkdir()
-                init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]
-            kept = RecoveryConfig(str(recovery))  # type: ignore[no-untyped-call]
+                init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]  # Bytewax has no types for it
+            kept = RecoveryConfig(str(recovery))  # type: ignore[no-untyped-call]  # Bytewax has no types for it
         try:
-            cli_main(flow, recovery_config=kept)  # type: ignore[no-untyped-call]
+            cli_main(flow, recovery_config=kept)  # type: ignore[no-untyped-call]  # Bytewax has no types for it
         finally:
             stopping.set()
             watcher.join()

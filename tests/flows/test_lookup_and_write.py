@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import bytewax.operators as op
 import pytest
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.testing import TestingSink, TestingSource
+from waiting import eventually
 
 from venice import operators
 from venice.client.davinci import DaVinciClient
@@ -110,10 +110,11 @@ def test_a_replay_changes_nothing(settings: Settings) -> None:
         for _ in range(2):
             operators.run(write_flow(settings, [*items, Put(3, row(5), 1)]))
         operators.run(write_flow(settings, [Put(4, row(6), 1)]))
-        deadline = time.monotonic() + 60
-        while dict(client.batch_get([1, 2, 3])) != expected or client.get(4) != row(6):
-            assert time.monotonic() < deadline, client.batch_get([1, 2, 3, 4])
-            time.sleep(0.05)
+        eventually(
+            lambda: dict(client.batch_get([1, 2, 3])) == expected and client.get(4) == row(6),
+            lambda: client.batch_get([1, 2, 3, 4]),
+            timeout_s=60,
+        )
 
 
 def test_a_write_that_does_not_fit_names_its_step_and_key(settings: Settings) -> None:

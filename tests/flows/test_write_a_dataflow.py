@@ -121,7 +121,7 @@ def test_counts_are_exact_however_often_the_flow_is_killed(
     for share in KILLED_AT:
         worker = Worker(tmp_path, settings, options)
         stack.callback(worker.kill)
-        eventually(lambda: worker.runs() and sum(counted().values()) >= share * expected.total(), lambda: (share, counted()))  # noqa: B023
+        eventually(lambda: worker.runs() and sum(counted().values()) >= share * expected.total(), lambda: (share, counted()))  # noqa: B023 - waited for right here
         worker.kill()
     worker = Worker(tmp_path, settings, options)
     stack.callback(worker.kill)

@@ -51,7 +51,7 @@ class KafkaBench(Bench):
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.replicas_folder = folder / "replicas"
-        self.log = open_log(url, SystemClock())  # type: ignore[assignment]
+        self.log = open_log(url, SystemClock())  # type: ignore[assignment]  # the laws use what all logs have
         self.log.delete_topic(real_time_topic("s"))
         self.log.delete_topic(version_topic("s", 1))
         self.incarnations = count()

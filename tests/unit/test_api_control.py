@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, write_snapshot
+from waiting import eventually
 
 from venice import cli
 from venice.clock import ManualClock, SystemClock
@@ -41,10 +42,7 @@ class Served:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        eventually(lambda: self._server.started, timeout_s=20)
         self.client = ControllerClient(self.url, CLOCK, retry_s=5)
 
     def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
@@ -141,7 +139,7 @@ def test_a_whole_push_over_http(served: Served) -> None:
         while (info := client.get_version("s", number)).status != "ONLINE":
             workers.report(served.controller)
             assert time.monotonic() < deadline, info
-            time.sleep(0.01)
+            time.sleep(0.01)  # its threads swap, on the clock of the machine
         assert (info.ready_partitions, info.role, info.placed) == (2, Role.CURRENT, True)
 
     assert client.rollback("s").current == 1

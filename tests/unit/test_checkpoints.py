@@ -382,6 +382,6 @@ def test_a_stopped_writer_gives_up_what_it_is_at(bench: Bench) -> None:
     version, worker = led(bench)
     stream(bench, worker, dict.fromkeys(KEYS, b"one"), 100)
     writer = Writer(bench, version)
-    writer.clock.sleep = lambda seconds: writer.made.close()  # type: ignore[method-assign]
+    writer.clock.sleep = lambda seconds: writer.made.close()  # type: ignore[method-assign]  # its pause is where it is stopped
     assert writer.step() == {}
     assert writer.folders() == []

@@ -121,7 +121,7 @@ def test_other_classes_of_the_same_value_are_taken(schema: str, value: Any, same
         (NODE, [], "expected record Node"),
         (logical("int", "date"), dt.datetime(2020, 1, 1, tzinfo=dt.UTC), "time of day would be lost"),
         (logical("int", "date"), 1 << 30, "outside"),
-        (logical("long", "timestamp-millis"), dt.datetime(2020, 1, 1), "no time zone"),  # noqa: DTZ001
+        (logical("long", "timestamp-millis"), dt.datetime(2020, 1, 1), "no time zone"),  # noqa: DTZ001 - that is what is refused
         (logical("long", "timestamp-millis"), dt.datetime(2020, 1, 1, microsecond=1, tzinfo=dt.UTC), "has microseconds"),
         (logical("long", "local-timestamp-micros"), dt.datetime(2020, 1, 1, tzinfo=dt.UTC), "zone would be lost"),
         (logical("int", "time-millis"), dt.time(1, tzinfo=dt.UTC), "zone would be lost"),

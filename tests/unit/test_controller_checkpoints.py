@@ -218,7 +218,7 @@ def test_a_controller_killed_at_any_moment_counts_on_nothing_that_is_not_there(t
         assert child.stdout is not None
         for _ in range(rng.randint(1, 40)):
             recorded = max(recorded, int(child.stdout.readline()))
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05))  # so that it is killed at a random moment: nothing is waited for
         child.kill()
         recorded = max([recorded, *(int(line) for line in child.stdout if line.endswith("\n"))])
         child.wait()

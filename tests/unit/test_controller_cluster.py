@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+import waiting
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push
 
 from venice.clock import ManualClock, SystemClock
@@ -174,10 +174,7 @@ def test_regions_get_numbers_that_last(log: SqliteLog, clock: ManualClock, tmp_p
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 20 s: {what}"
-        time.sleep(0.005)
+    waiting.eventually(condition, lambda: f"not within 20 s: {what}", timeout_s=20)
 
 
 class Suspendable(SystemClock):
@@ -199,7 +196,7 @@ def test_a_push_is_not_dead_because_the_controller_was_stopped(tmp_path: Path) -
     for _ in range(6):
         clock.stopped_s += 60
         rounds = clock.monotonic_s() + 0.5
-        eventually(lambda: clock.monotonic_s() > rounds, "the threads have looked again")  # noqa: B023
+        eventually(lambda: clock.monotonic_s() > rounds, "the threads have looked again")  # noqa: B023 - waited for right here
         assert controller.get_version("s", 1).status == "STARTED"
     controller.close()
     log.close()
@@ -229,7 +226,7 @@ def test_by_itself_it_swaps_when_workers_report(running: tuple[Controller, Sqlit
         seal_push(controller, controller.create_version("s", push_id=f"p{number}"))
         ready = tuple(ReplicaReport(store="s", version=number, partition=p, state=ReplicaState.READY) for p in range(8))
         workers.send(worker, ready)
-        eventually(lambda: controller.get_store("s").current == number, f"version {number} serves")  # noqa: B023
+        eventually(lambda: controller.get_store("s").current == number, f"version {number} serves")  # noqa: B023 - waited for right here
     assert stops == []
 
 

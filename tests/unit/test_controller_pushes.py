@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push, write_snapshot
@@ -172,30 +173,30 @@ def test_a_broken_replica_fails_the_future_version_only(controller: Controller, 
 def test_what_is_sealed_must_be_what_was_written(controller: Controller, workers: Workers, tmp_path: Path) -> None:
     grant = controller.create_version("s", push_id="p")
     ref, manifest = write_snapshot(grant)
-    good = {"uri": ref.uri, "sha256": ref.sha256, "rows": manifest.rows, "bytes_": manifest.bytes, "value_schema_id": 1}
+    good: Any = {"uri": ref.uri, "sha256": ref.sha256, "rows": manifest.rows, "bytes_": manifest.bytes, "value_schema_id": 1}
     with pytest.raises(InvalidRequest, match="does not lie in"):
-        controller.seal("s", 1, **{**good, "uri": str(tmp_path)})  # type: ignore[arg-type]
+        controller.seal("s", 1, **{**good, "uri": str(tmp_path)})
     with pytest.raises(Corrupt):
-        controller.seal("s", 1, **{**good, "sha256": "0" * 64})  # type: ignore[arg-type]
+        controller.seal("s", 1, **{**good, "sha256": "0" * 64})
     with pytest.raises(Corrupt, match=r"manifest of version 1 of store 's': rows is 20, not 21"):
-        controller.seal("s", 1, **{**good, "rows": 21})  # type: ignore[arg-type]
+        controller.seal("s", 1, **{**good, "rows": 21})
     with pytest.raises(InvalidRequest, match="store 's' has no value schema 2"):
-        controller.seal("s", 1, **{**good, "value_schema_id": 2})  # type: ignore[arg-type]
+        controller.seal("s", 1, **{**good, "value_schema_id": 2})
     with pytest.raises(NotFound):
-        controller.seal("s", 2, **good)  # type: ignore[arg-type]
+        controller.seal("s", 2, **good)
     part = Path(ref.uri) / manifest.files[0].name
     whole = part.read_bytes()
     part.write_bytes(whole[:-1])
     with pytest.raises(Corrupt, match=f"{part.name} has {len(whole) - 1} bytes, not {len(whole)}"):
-        controller.seal("s", 1, **good)  # type: ignore[arg-type]
+        controller.seal("s", 1, **good)
     part.unlink()
     with pytest.raises(Corrupt, match=f"{part.name} cannot be read: No such file"):
-        controller.seal("s", 1, **good)  # type: ignore[arg-type]
+        controller.seal("s", 1, **good)
     assert controller.get_version("s", 1).version.snapshot is None, "nothing half-done"
     part.write_bytes(whole)
-    controller.seal("s", 1, **good)  # type: ignore[arg-type]
+    controller.seal("s", 1, **good)
     sequence = controller.catalog.sequence
-    controller.seal("s", 1, **good)  # type: ignore[arg-type]
+    controller.seal("s", 1, **good)
     assert controller.catalog.sequence == sequence, "sealing it again does nothing"
 
 

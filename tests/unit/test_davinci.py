@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 
 from venice.client.davinci import AsyncDaVinciClient, DaVinciClient
 from venice.client.thin import ThinClient
@@ -20,6 +21,7 @@ from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from venice.push.batch import push
 from venice.supervisor import Cluster
 
+eventually = partial(waiting.eventually, timeout_s=30)
 ROW = json.dumps(
     {
         "type": "record",
@@ -69,13 +71,6 @@ def store(settings: Settings, controller: ControllerClient, request: pytest.Fixt
     return name
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_it_answers_what_the_thin_client_answers(settings: Settings, store: str) -> None:
     keys = [*range(0, 500, 7), 10_000]
     with DaVinciClient(settings, store) as davinci, ThinClient(settings.router_url, store) as thin:
@@ -89,11 +84,11 @@ def test_it_answers_what_the_thin_client_answers(settings: Settings, store: str)
 def test_it_follows_swap_and_rollback(settings: Settings, controller: ControllerClient, store: str) -> None:
     with DaVinciClient(settings, store) as davinci:
         push(settings, store, sql=rows(2))
-        until(lambda: davinci.get(3)["edition"] == 2)
+        eventually(lambda: davinci.get(3)["edition"] == 2)
         controller.rollback(store)
-        until(lambda: davinci.get(3)["edition"] == 1)
+        eventually(lambda: davinci.get(3)["edition"] == 1)
         controller.roll_forward(store)
-        until(lambda: davinci.get(3)["edition"] == 2)
+        eventually(lambda: davinci.get(3)["edition"] == 2)
 
 
 def test_what_a_caller_does_to_a_cached_value_changes_nothing_for_the_next(settings: Settings, store: str) -> None:
@@ -120,7 +115,7 @@ def test_a_swap_ends_what_the_cache_knows(settings: Settings, store: str) -> Non
     with DaVinciClient(settings, store, cache_objects=100) as davinci:
         assert davinci.get(3)["edition"] == 1
         push(settings, store, sql=rows(2))
-        until(lambda: davinci.get(3)["edition"] == 2)
+        eventually(lambda: davinci.get(3)["edition"] == 2)
 
 
 def test_a_restart_goes_on_with_what_is_there(settings: Settings, store: str, tmp_path: Path) -> None:
@@ -173,10 +168,10 @@ def test_a_closed_client_says_so(settings: Settings, store: str) -> None:
 def test_a_deferred_version_is_held_and_waits_for_the_swap(settings: Settings, controller: ControllerClient, store: str) -> None:
     with DaVinciClient(settings, store) as davinci:
         push(settings, store, sql=rows(2), deferred_swap=True)
-        until(lambda: (store, 2) in davinci._replicas.open)
+        eventually(lambda: (store, 2) in davinci._replicas.open)
         assert davinci.version == 1
         controller.roll_forward(store)
-        until(lambda: davinci.version == 2)
+        eventually(lambda: davinci.version == 2)
 
 
 def test_record_keys_come_as_pairs(settings: Settings, controller: ControllerClient) -> None:

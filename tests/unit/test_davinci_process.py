@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 
 from venice.client.davinci import DaVinciClient
 from venice.client.own_process import ReplicaProcess
@@ -25,21 +26,16 @@ from venice.control.remote import ControllerClient
 from venice.errors import Unavailable
 from venice.model import HybridConfig, StoreConfig
 from venice.push.batch import push
+from venice.storage.beside import BesideStorage
 from venice.supervisor import Cluster
 
+eventually = partial(waiting.eventually, timeout_s=60)
 ROW = json.dumps({"type": "record", "name": "Row", "fields": [{"name": "edition", "type": "int"}, {"name": "count", "type": "long"}]})
 KEYS = range(500)
 
 
 def rows(edition: int) -> str:
     return f"SELECT i AS key, {edition}::INT AS edition, 0::BIGINT AS count FROM range({len(KEYS)}) t(i)"
-
-
-def until(holds: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +75,7 @@ def child_of(davinci: DaVinciClient) -> int:
 def kill_child(davinci: DaVinciClient) -> None:
     killed = child_of(davinci)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: child_of(davinci) != killed)
+    eventually(lambda: child_of(davinci) != killed)
 
 
 class Reading:
@@ -113,17 +109,27 @@ class Reading:
         self._thread.join()
 
 
+def shows(davinci: DaVinciClient, edition: int) -> bool:
+    return bool(davinci.get(3)["edition"] == edition)
+
+
+def base_of(storage: object) -> int:
+    """The offset from which on a storage beside its owner is told of changes."""
+    assert isinstance(storage, BesideStorage)
+    return storage._layers.base
+
+
 def test_swaps_and_deaths_are_not_noticed(settings: Settings, controller: ControllerClient, store: str, tmp_path: Path) -> None:
     with DaVinciClient(settings, store, folder=tmp_path, process=True) as davinci:
         with Reading(davinci) as reading:
             for edition in (2, 3):
                 push(settings, store, sql=rows(edition))
-                until(lambda: davinci.get(3)["edition"] == edition)  # noqa: B023
+                eventually(partial(shows, davinci, edition))
                 kill_child(davinci)
             controller.rollback(store)
-            until(lambda: davinci.get(3)["edition"] == 2)
+            eventually(partial(shows, davinci, 2))
             controller.roll_forward(store)
-            until(lambda: davinci.get(3)["edition"] == 3)
+            eventually(partial(shows, davinci, 3))
         assert reading.reads > 0
         assert not reading.wrong
     with pytest.raises(Unavailable, match="closed"):
@@ -140,7 +146,7 @@ def test_it_starts_again_from_what_is_there(settings: Settings, store: str, tmp_
         before = directories()
         assert len(before) == 2
         kill_child(davinci)
-        until(lambda: child_of(davinci) != child and len(davinci._replicas.reports()) == 2)
+        eventually(lambda: child_of(davinci) != child and len(davinci._replicas.reports()) == 2)
         assert davinci.get(3) == {"edition": 1, "count": 0}
     with DaVinciClient(settings, store, folder=tmp_path) as in_a_thread:
         assert in_a_thread.get(3) == {"edition": 1, "count": 0}
@@ -166,13 +172,13 @@ def test_every_write_is_read_whatever_happens_to_the_child(settings: Settings, s
             def counted() -> dict[int, int]:
                 return {key: row["count"] for key, row in davinci.batch_get(KEYS).items()}
 
-            until(lambda: davinci.version == 2 and counted() == last, lambda: (davinci.version, counted(), last))
+            eventually(lambda: davinci.version == 2 and counted() == last, lambda: (davinci.version, counted(), last))
             assert all(davinci.get(key)["count"] == count for key, count in last.items())
         assert not reading.wrong
         producer.put(7, {"edition": 0, "count": 7000}).result()
-        until(lambda: davinci.get(7)["count"] == 7000)
+        eventually(lambda: davinci.get(7)["count"] == 7000)
         producer.delete(7).result()
-        until(lambda: davinci.get(7) is None)
+        eventually(lambda: davinci.get(7) is None)
 
 
 @pytest.mark.parametrize("store", ["hybrid"], indirect=True)
@@ -190,26 +196,27 @@ def test_files_are_opened_anew_when_much_has_changed(
     monkeypatch.setattr("venice.client.own_process.subprocess.Popen", start)
     with DaVinciClient(settings, store, folder=tmp_path / "here", process=True) as davinci, Producer(settings, store) as producer:
         storages = davinci._current().storages
-        before = [storage._layers.base for storage in storages]  # type: ignore[attr-defined]
+        before = [base_of(storage) for storage in storages]
         for count in range(1, 2001):
             producer.put(count % len(KEYS), {"edition": 0, "count": count})
         producer.flush()
-        until(lambda: all(davinci.get(key)["count"] > 1500 for key in KEYS))
-        until(lambda: all(s._layers.base > b for s, b in zip(storages, before, strict=True)))  # type: ignore[attr-defined]
+        eventually(lambda: all(davinci.get(key)["count"] > 1500 for key in KEYS))
+        eventually(lambda: all(base_of(s) > base for s, base in zip(storages, before, strict=True)))
         assert all(davinci.get(count % len(KEYS))["count"] == count for count in range(1501, 2001))
 
 
 def test_the_child_does_not_outlive_its_reader(settings: Settings, tmp_path: Path, controller: ControllerClient) -> None:
     controller.create_store("outlive", key_schema='"long"', value_schema=ROW, config=StoreConfig(partition_count=1))
     push(settings, "outlive", sql=rows(1))
+    # It reads until it is killed, and no longer than a test may take.
     code = (
-        "import sys, time; from venice.client.davinci import DaVinciClient; from venice.config import load;"
+        "import sys, threading; from venice.client.davinci import DaVinciClient; from venice.config import load;"
         f"c = DaVinciClient(load(data={str(settings.data)!r}), 'outlive', folder={str(tmp_path)!r}, process=True);"
-        "print(c._replicas.process, flush=True); time.sleep(100)"
+        "print(c._replicas.process, flush=True); threading.Event().wait(100)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
         child = int(reader.stdout.readline())
         assert Path(f"/proc/{child}/cmdline").read_bytes()
         reader.kill()
-    until(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes())
+    eventually(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes())

@@ -8,10 +8,11 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 
 import pytest
+import waiting
 
 from venice.errors import Conflict, InvalidRequest, NotFound
 from venice.message import Headers, Request, Response, ResponseParser, Streamed
@@ -19,6 +20,7 @@ from venice.serve.connection import Lane, Reply
 from venice.serve.http import HttpServer
 from venice.serve.requests import Limits
 
+eventually = partial(waiting.eventually, timeout_s=60)
 HEADERS = Headers({b"x-venice-schema-id": b"1"})
 
 
@@ -35,7 +37,7 @@ def echo(request: Request) -> Response:
 
 @contextlib.contextmanager
 def serving(handler: object = echo, **limits: float) -> Iterator[HttpServer]:
-    server = HttpServer(handler, "127.0.0.1", 0, Limits(**limits))  # type: ignore[arg-type]
+    server = HttpServer(handler, "127.0.0.1", 0, Limits(**limits))  # type: ignore[arg-type]  # handlers and limits of any kind
     server.start()
     try:
         yield server
@@ -45,7 +47,7 @@ def serving(handler: object = echo, **limits: float) -> Iterator[HttpServer]:
 
 @contextlib.contextmanager
 def serving_lanes(lanes: object, handler: object = echo) -> Iterator[HttpServer]:
-    server = HttpServer(handler, "127.0.0.1", 0, lanes=lanes)  # type: ignore[arg-type]
+    server = HttpServer(handler, "127.0.0.1", 0, lanes=lanes)  # type: ignore[arg-type]  # handlers and lanes of any kind
     server.start()
     try:
         yield server
@@ -156,7 +158,7 @@ def test_pipelined_requests_are_answered_in_order(server: HttpServer, size: int)
 def test_pipelined_requests_are_answered_in_order_by_a_slow_handler() -> None:
     async def later(request: Request) -> Response:
         number = int(request.target[1:])
-        await asyncio.sleep(0.001 * (number % 3))
+        await asyncio.sleep(0.001 * (number % 3))  # what makes it slow
         return Response(200, HEADERS, request.target)
 
     def mixed(request: Request) -> object:
@@ -337,7 +339,7 @@ def test_a_half_closed_client_gets_its_answers(server: HttpServer) -> None:
 
 def test_a_half_closed_client_gets_a_slow_answer() -> None:
     async def slow(request: Request) -> Response:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # what makes it slow
         return Response(200, HEADERS, request.target)
 
     with serving(slow) as server, Peer(server) as peer:
@@ -353,7 +355,7 @@ def test_a_client_that_resets_frees_its_request() -> None:
     async def endless(request: Request) -> Response:
         started.set()
         try:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # it is cut
         finally:
             freed.set()
         raise AssertionError
@@ -411,7 +413,7 @@ def test_requests_under_way_are_limited() -> None:
 
     async def wait(request: Request) -> Response:
         while not release.is_set():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # told by another thread
         return Response(200, HEADERS)
 
     with serving(wait, pending_max=2) as server, Peer(server) as first, Peer(server) as second, Peer(server) as third:
@@ -455,7 +457,7 @@ def test_errors_become_answers(server: HttpServer) -> None:
 
 async def _parts(count: int, fail_at: int = -1) -> AsyncIterator[bytes]:
     for number in range(count):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # as a part that is not there yet
         if number == fail_at:
             raise InvalidRequest("enough")
         yield b"%d," % number * 1000
@@ -498,7 +500,7 @@ def test_stopping_finishes_what_is_under_way() -> None:
 
     async def slow(request: Request) -> Response:
         started.set()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # what makes it slow
         return Response(200, HEADERS, request.target)
 
     with serving(slow) as server, Peer(server) as busy, Peer(server) as idle:
@@ -519,7 +521,7 @@ def test_stopping_does_not_wait_for_ever() -> None:
     stopped: list[bool] = []
 
     async def endless(request: Request) -> Response:
-        await asyncio.sleep(3600)
+        await asyncio.sleep(3600)  # it is cut
         raise AssertionError
 
     async def on_stop() -> None:
@@ -594,8 +596,7 @@ def test_what_is_no_single_plain_get_takes_no_lane() -> None:
         peer.send(f"GET /short/a{end}GET /short/b{end}".encode())
         assert [answer.body for answer in peer.answers(2)] == [b"GET /short/a 0 ", b"GET /short/b 0 "]
         peer.send(b"GET /sho")
-        while len(lanes.asked) < 1:  # The two at once were offered as one, which is no target of a lane's.
-            time.sleep(0.001)
+        eventually(lambda: bool(lanes.asked))  # The two at once were offered as one, which is no target of a lane's.
         peer.send(f"rt/c{end}POST /short HTTP/1.1\r\nContent-Length: 2\r\n\r\nab".encode())
         assert [answer.body for answer in peer.answers(2)] == [b"GET /short/c 0 ", b"POST /short 2 ab"]
         other = end.replace("Host", "X-None: 1\r\nHost")
@@ -620,8 +621,7 @@ def test_a_lane_keeps_the_order_of_answers() -> None:
         peer.send(b"GET /first" + end)
         peer.answers(1)
         peer.send(b"GET /later" + end)
-        while not server.pending:
-            time.sleep(0.001)
+        eventually(lambda: bool(server.pending))
         peer.send(b"GET /short" + end)
         with Peer(server) as other:
             other.send(b"GET /x" + end)
@@ -641,8 +641,7 @@ def relaying(lanes: LaneLog) -> Iterator[tuple[HttpServer, Peer]]:
         peer.send(b"GET /first" + END)
         peer.answers(1)
         peer.send(b"GET /relayed" + END)
-        while not lanes.replies:
-            time.sleep(0.001)
+        eventually(lambda: bool(lanes.replies))
         yield server, peer
 
 
@@ -664,8 +663,7 @@ def test_a_client_that_leaves_does_not_wait_for_its_reply() -> None:
     with relaying(lanes) as (server, peer):
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.socket.close()  # A reset: a client that only closes its half may still wait.
-        while server.pending:
-            time.sleep(0.001)
+        eventually(lambda: not server.pending)
         done = threading.Event()
         server.loop.call_soon_threadsafe(lanes.replies[0], RELAYED)
         server.loop.call_soon_threadsafe(done.set)
@@ -678,8 +676,7 @@ def test_a_reply_under_way_is_waited_for_when_the_server_stops() -> None:
     with relaying(lanes) as (server, peer):
         stopper = threading.Thread(target=server.stop)
         stopper.start()
-        while not server.stopping:
-            time.sleep(0.001)
+        eventually(lambda: server.stopping)
         server.loop.call_soon_threadsafe(lanes.replies[0], RELAYED)
         [answer] = peer.answers(1)
         assert answer.body == b"relayed"

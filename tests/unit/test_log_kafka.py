@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # it exports them unnamed
 from kafka_broker import run_broker, start_or_skip
 
 from venice.clock import SystemClock
@@ -23,6 +25,7 @@ from venice.log.kafka import KafkaLog
 pytestmark = pytest.mark.kafka
 
 DEADLINE_S = 60.0
+eventually = partial(waiting.eventually, timeout_s=DEADLINE_S)
 
 
 @pytest.fixture
@@ -52,13 +55,6 @@ def read(reader: Reader, count: int) -> list[Entry]:
             continue
     assert len(entries) == count
     return entries
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_topic_is_never_compacted_and_keeps_everything(kafka_url: str, log: KafkaLog, topic: str) -> None:

@@ -10,17 +10,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+import waiting
 from kafka_broker import run_broker
 from producer_kit import VALUE_SCHEMA, Site, make_site
 
@@ -37,6 +38,7 @@ from venice.rules.partitioning import partition_of
 from venice.schema.codec import Codec
 
 DEADLINE_S = 60.0
+eventually = partial(waiting.eventually, timeout_s=DEADLINE_S)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -63,13 +65,6 @@ def click(n: int) -> dict[str, Any]:
 
 def value_of(record: Record) -> Any:
     return Codec(VALUE_SCHEMA).decode(record.value)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -189,7 +184,7 @@ def test_logical_timestamps_are_the_callers(embedded: Site) -> None:
         producer.delete("ann", timestamp_ms=500)
         for wrong in (0, -1, 2**63, 1.5, True, "1000"):
             with pytest.raises(InvalidRequest, match="milliseconds"):
-                producer.put("ann", click(1), timestamp_ms=wrong)  # type: ignore[arg-type]
+                producer.put("ann", click(1), timestamp_ms=wrong)  # type: ignore[arg-type]  # wrong on purpose
     assert [record.timestamp_ms for record in embedded.records()] == [1000, 500]
 
 
@@ -259,7 +254,7 @@ def refusal(producer: Producer, kind: type[VeniceError]) -> VeniceError:
             found.append(error)
         return bool(found)
 
-    until(refused)
+    eventually(refused)
     return found[0]
 
 
@@ -276,7 +271,7 @@ def test_a_store_that_takes_no_more_writes_is_noticed(site: Site) -> None:
             except Conflict:
                 return False
 
-        until(accepted)
+        eventually(accepted)
         site.change(created_ms=site.store.created_ms + 1)
         assert "made anew" in refusal(producer, NotFound).message
 
@@ -298,7 +293,7 @@ def test_a_raised_limit_is_noticed_and_a_newer_schema_is_not_used(embedded: Site
                 return False
             return True
 
-        until(written)
+        eventually(written)
     with Producer(embedded.url, embedded.store.name) as producer:
         producer.put("ann", {"page": "home", "n": 2, "agent": "curl"})
     assert [record.schema_id for record in embedded.records()] == [1, 2]
@@ -329,7 +324,7 @@ def test_after_its_time_a_write_is_unavailable(embedded: Site) -> None:
             clock.advance(0.5)
             return future.done()
 
-        until(failed)
+        eventually(failed)
         with pytest.raises(Unavailable, match="held by another process") as error:
             future.result()
         assert "may be in the log" in error.value.hint
@@ -342,7 +337,7 @@ def test_after_its_time_a_write_is_unavailable(embedded: Site) -> None:
             clock.advance(0.5)
             return not closer.is_alive()
 
-        until(closed)
+        eventually(closed)
     assert embedded.records() == []
 
 
@@ -361,7 +356,7 @@ def test_a_suspended_broker_acknowledges_nothing_and_goes_on(tmp_path: Path, kaf
             done, _ = concurrent.futures.wait(futures, timeout=1.0)
             assert not done
             os.kill(broker, signal.SIGKILL)
-            until(lambda: run_broker("start", tmp_path).returncode == 0)
+            eventually(lambda: run_broker("start", tmp_path).returncode == 0)
             assert len({future.result(DEADLINE_S) for future in futures}) == 500
         written = {value_of(record)["n"] for record in site.records() if value_of(record)["n"]}
         assert written == set(range(1, 500))
@@ -540,7 +535,7 @@ def test_async_writers_wait_for_room_without_holding_the_loop(embedded: Site) ->
 
             with suspended(embedded):
                 tasks = [asyncio.create_task(many(task)) for task in range(4)]
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # nothing may happen meanwhile, so there is nothing to wait for
                 assert 0 < len(taken) < 20
             await asyncio.gather(*tasks)
 

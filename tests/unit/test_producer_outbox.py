@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
+import waiting
 
 from venice.client import outbox
 from venice.client.outbox import BATCH_RECORDS_MAX, WRITE_BYTES, Outbox
@@ -15,6 +17,7 @@ from venice.clock import SystemClock
 from venice.errors import Full, InvalidRequest, Unavailable
 
 DEADLINE_S = 20.0
+eventually = partial(waiting.eventually, timeout_s=DEADLINE_S)
 DELIVERY_S = 60.0
 
 
@@ -93,13 +96,6 @@ def make(place: Place, settled: Settled) -> Iterator[Callable[..., Outbox[Any]]]
         box.close(0)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def numbered(start: int, stop: int) -> list[bytes]:
     return [b"%d" % number for number in range(start, stop)]
 
@@ -123,7 +119,7 @@ def test_a_slow_partition_does_not_stall_the_others(make: Callable[..., Outbox[A
         time.sleep(outbox.SLOW_S * 1.5)  # what makes it slow
     for number in range(100):
         box.put(3, b"%d" % number, None)
-    until(lambda: place.appended[3] == numbered(0, 100))
+    eventually(lambda: place.appended[3] == numbered(0, 100))
     assert place.appended[:3] == [[], [], []]
 
 
@@ -194,7 +190,7 @@ def test_a_writer_waits_for_room(make: Callable[..., Outbox[Any]], place: Place)
 
     writer = threading.Thread(target=write)
     writer.start()
-    until(lambda: len(taken) == 3)
+    eventually(lambda: len(taken) == 3)
     writer.join(0.1)
     assert len(taken) == 3
     place.open[0].set()
@@ -227,7 +223,7 @@ def test_closing_wakes_a_blocked_writer_and_settles_the_rest(make: Callable[...,
 
     writer = threading.Thread(target=write)
     writer.start()
-    until(lambda: len(taken) == 2)
+    eventually(lambda: len(taken) == 2)
     closer = threading.Thread(target=box.close)
     closer.start()
     writer.join(DEADLINE_S)
@@ -294,7 +290,7 @@ def test_who_settles_may_write_again_but_not_wait(make: Callable[..., Outbox[Any
 
     settled.then = again
     box.put(0, b"0", 0)
-    until(lambda: len(settled.accepted_) == 21)
+    eventually(lambda: len(settled.accepted_) == 21)
     box.flush()
     assert place.appended[0] == numbered(0, 21)
     assert len(refused) == 42

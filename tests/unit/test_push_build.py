@@ -52,7 +52,7 @@ VALUES: list[tuple[str, Any, Any]] = [
     ("TIME '10:00:00.123456'", logical("long", "time-micros"), dt.time(10, 0, 0, 123456)),
     ("TIMESTAMP '2020-01-02 03:04:05.678'", logical("long", "timestamp-millis"), dt.datetime(2020, 1, 2, 3, 4, 5, 678000, UTC)),
     ("TIMESTAMPTZ '2020-01-02 03:04:05+02'", logical("long", "timestamp-micros"), dt.datetime(2020, 1, 2, 1, 4, 5, 0, UTC)),
-    ("TIMESTAMP_NS '2020-01-02 03:04:05.678'", logical("long", "local-timestamp-millis"), dt.datetime(2020, 1, 2, 3, 4, 5, 678000)),  # noqa: DTZ001
+    ("TIMESTAMP_NS '2020-01-02 03:04:05.678'", logical("long", "local-timestamp-millis"), dt.datetime(2020, 1, 2, 3, 4, 5, 678000)),  # noqa: DTZ001 - a local timestamp has no zone
     ("UUID '00000000-0000-0000-0000-00000000002a'", logical("string", "uuid"), UUID(int=42)),
     ("12.34", logical("bytes", "decimal", precision=6, scale=2), Decimal("12.34")),
     ("[1, 2]", {"type": "array", "items": "long"}, [1, 2]),

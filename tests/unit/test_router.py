@@ -9,7 +9,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from serving_kit import KEY_SCHEMA, VALUE_SCHEMA, ServedCluster, a_store, cluster_of, row
+from waiting import eventually
 
 from venice import wire
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
@@ -380,8 +380,7 @@ def test_a_relayed_get_is_asked_elsewhere_if_its_worker_dies(answer: bytes, endi
             for _ in range(8):
                 assert browser.get(7) == row(7, 1)
             assert saboteur.asked >= 6
-            while cluster.server.pending:  # The count falls just after the answer is out.
-                time.sleep(0.001)
+            eventually(lambda: not cluster.server.pending, timeout_s=60)  # The count falls just after the answer is out.
         finally:
             saboteur.close()
 

@@ -211,7 +211,7 @@ class BrokenStorage:
 
 def test_a_corrupt_block_is_told_and_reported(cluster: ServedCluster, handler: WorkerHandler) -> None:
     worker = cluster.workers[0]
-    broken: dict[int, PartitionStorage] = {partition: BrokenStorage() for partition in range(4)}  # type: ignore[misc]
+    broken: dict[int, PartitionStorage] = {partition: BrokenStorage() for partition in range(4)}  # type: ignore[misc]  # only what a read calls
     worker.replicas = {("rows", 1): broken}
     with pytest.raises(Corrupt):
         ask(handler.handle, "GET", target(7))
@@ -300,7 +300,7 @@ def test_a_request_waits_for_the_sequence_it_asks_for(cluster: ServedCluster, ha
         waiting = handler.handle(Request(b"GET", target(7).encode(), fields))
         assert not isinstance(waiting, Response)
         task = asyncio.ensure_future(waiting)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the task has a turn
         assert not task.done()
         cluster.push("rows", {7: row(7, 2)})
         return await task

@@ -326,7 +326,7 @@ def test_what_an_interrupted_attachment_left_is_deleted(place: Place) -> None:
     ],
 )
 def test_a_snapshot_becomes_only_what_it_is_of(place: Place, change: dict[str, str | int]) -> None:
-    identity = replace(identity_of(place.ref), **change)  # type: ignore[arg-type]
+    identity = replace(identity_of(place.ref), **change)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(InvalidRequest):
         attach(place.ref, place.manifest, identity, place.folder)
     assert not place.folder.exists()

@@ -59,7 +59,7 @@ class AsyncInSync:
         stream = self._client.streaming_batch_get(keys)
         while True:
             try:
-                yield self._runner.run(anext(stream))  # type: ignore[arg-type]
+                yield self._runner.run(anext(stream))  # type: ignore[arg-type]  # `anext` is awaitable, and the runner wants a coroutine
             except StopAsyncIteration:
                 return
 
@@ -277,7 +277,7 @@ def test_a_cancelled_async_read_harms_no_other(cluster: ServedCluster) -> None:
             await client.get(1)
             for key in range(50):
                 task = asyncio.create_task(client.get(key))
-                await asyncio.sleep(0.0002 * (key % 5))
+                await asyncio.sleep(0.0002 * (key % 5))  # cancelled at another moment each time
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     assert await task == row(key, 1)

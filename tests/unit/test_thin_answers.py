@@ -560,7 +560,7 @@ def test_a_plain_answer_to_a_streaming_request(server: StoreServer, connect: Ope
 
 def test_a_slow_server(server: StoreServer, connect: Opener) -> None:
     async def never() -> AsyncIterator[bytes]:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # it is cut
         yield b""
 
     client = connect(timeout_s=0.2)

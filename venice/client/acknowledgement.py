@@ -56,7 +56,7 @@ class Acknowledgement(Future[Accepted]):
 
     def result(self, timeout: float | None = None) -> Accepted:
         if self._state == FINISHED and self._exception is None:
-            return self._result  # type: ignore[no-any-return]
+            return self._result  # type: ignore[no-any-return]  # a field of the class below, which has no types
         return super().result(timeout)
 
 

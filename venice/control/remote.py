@@ -186,4 +186,4 @@ def _fields(settings: StoreConfig | HybridConfig | None) -> dict[str, int | str]
 
 
 def _many(cls: type[T], answer: bytes) -> tuple[T, ...]:
-    return from_json(tuple[cls, ...], answer, f"list of {cls.__name__}")  # type: ignore[valid-type]
+    return from_json(tuple[cls, ...], answer, f"list of {cls.__name__}")  # type: ignore[valid-type]  # a type made of one

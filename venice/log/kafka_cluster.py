@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # it exports them unnamed
 
 from venice.clock import Clock
 from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
@@ -58,6 +58,8 @@ _UNFIT = frozenset(
         *(KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError._INVALID_ARG),
     )
 )
+_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # confluent_kafka has no types for it
+_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as above
 _DAMAGED = frozenset((KafkaError._BAD_MSG, KafkaError.INVALID_MSG, KafkaError._BAD_COMPRESSION))
 
 
@@ -188,8 +190,8 @@ class Cluster:
         """(start, end) offset of each partition. Raises NotFound."""
 
         def ask() -> dict[Partition, tuple[int, int]]:
-            starts = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-            ends = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+            starts = self._offsets(partitions, _EARLIEST)
+            ends = self._offsets(partitions, _LATEST)
             return {partition: (starts[partition], ends[partition]) for partition in partitions}
 
         return self.on(partitions, ask)
@@ -198,7 +200,7 @@ class Cluster:
         """The end offset of each partition that has a leader now, in one question."""
         self.check_usable()
         found: dict[Partition, int] = {}
-        asked = {TopicPartition(topic, number): OffsetSpec.latest() for topic, number in partitions if number >= 0}  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(topic, number): _LATEST for topic, number in partitions if number >= 0}
         for at, future in (self._admin.list_offsets(asked, request_timeout=self.timeout_s) if asked else {}).items():
             try:
                 found[at.topic, at.partition] = int(future.result().offset)

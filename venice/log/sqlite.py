@@ -269,5 +269,5 @@ class SqliteLog:
 
 def _lookup(index: apsw.Connection, topic: str) -> tuple[str, int] | None:
     """(id, partitions) of a topic."""
-    row: Any = index.execute("SELECT id, partitions FROM topic WHERE name = ?", (topic,)).fetchone()
-    return row  # type: ignore[no-any-return]
+    row: tuple[str, int] | None = index.execute("SELECT id, partitions FROM topic WHERE name = ?", (topic,)).fetchone()
+    return row

@@ -375,7 +375,7 @@ def _check_format(db: apsw.Connection, path: Path) -> None:
 
 def _state(db: apsw.Connection, partition: int) -> tuple[int, int, int]:
     """(start offset, next offset, last timestamp)."""
-    row: Any = db.execute(_STATE, (partition,)).fetchone()
+    row: tuple[int, int, int] | None = db.execute(_STATE, (partition,)).fetchone()
     if row is None:
         raise Gone
-    return row  # type: ignore[no-any-return]
+    return row

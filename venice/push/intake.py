@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -143,7 +144,7 @@ class Intake:
 
     def lanes(self) -> list[Callable[[], None]]:
         """One function per thread; each returns when the input ends."""
-        return [lambda spill=spill: self._lane(spill) for spill in self.spills]  # type: ignore[misc]
+        return [partial(self._lane, spill) for spill in self.spills]
 
     def jobs(self) -> list[Job]:
         """The partitions that have rows, in the order to write them, once everything is read.

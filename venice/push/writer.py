@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event
@@ -115,7 +116,7 @@ class Writers:
             self._jobs.put(job)
         if not self._children:
             return [self._lane_here]
-        return [lambda child=child: self._lane_child(child) for child in self._children]  # type: ignore[misc]
+        return [partial(self._lane_child, child) for child in self._children]
 
     def stop(self) -> None:
         """End the lanes soon, half-written partitions or not; from any thread."""

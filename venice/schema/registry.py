@@ -108,7 +108,7 @@ def _check_readable(writer: Schema, reader: Schema, problem: str) -> None:
 
 def ask_avro(writer: Schema, reader: Schema) -> tuple[str, str] | None:
     """The Apache library's verdict on the bare schemas: (location, messages) or None."""
-    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]  # avro has no types for it
     result = checker.get_compatibility(
         reader=avro.schema.parse(canonical_text(_bare(reader))), writer=avro.schema.parse(canonical_text(_bare(writer)))
     )

@@ -80,10 +80,10 @@ class BesideStorage:
 
         def get(key: bytes) -> bytes | None:
             layers = self._layers
-            changed = layers.changes.get(key, _ABSENT)
+            changed: bytes | None = layers.changes.get(key, _ABSENT)
             if changed is _ABSENT:
                 changed = layers.rocks.get(key)
-            return changed  # type: ignore[no-any-return]
+            return changed
 
         return get
 
@@ -98,7 +98,7 @@ class BesideStorage:
         """Stored values in the order of `keys`, None for missing ones. Raises Corrupt."""
         layers = self._layers
         try:
-            found: list[bytes | None] = layers.rocks.get(list(keys))  # type: ignore[assignment]
+            found: list[bytes | None] = layers.rocks.get(list(keys))  # type: ignore[assignment]  # typed for one key
         except Exception as error:
             raise translated(error, self.folder) from error
         if layers.changes:

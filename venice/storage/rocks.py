@@ -88,7 +88,7 @@ class RocksStorage:
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         try:
-            found: list[bytes | None] = self._rocks.get(keys if isinstance(keys, list) else list(keys))  # type: ignore[assignment]
+            found: list[bytes | None] = self._rocks.get(keys if isinstance(keys, list) else list(keys))  # type: ignore[assignment]  # typed for one key
             return found
         except Exception as error:
             raise translated(error, self.folder) from error
@@ -194,9 +194,8 @@ def _release(rocks: Rdict) -> None:
             return rocks.close()
         except RuntimeError:
             Event().wait(_RELEASE_S)
-        except Exception:  # noqa: BLE001
-            # RocksDB repeats here the error that stopped its background work. Whoever wrote or read got it already, and
-            # the directory is released all the same.
+        except Exception:  # noqa: BLE001 - of any kind: RocksDB repeats here the error that stopped its background work
+            # Whoever wrote or read got it already, and the directory is released all the same.
             return None
 
 
