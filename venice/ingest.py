@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from venice import record as log_record
 from venice.errors import Corrupt
-from venice.log import Entry
+from venice.log import Entry, payloads
 from venice.model import Fault
 from venice.record import Kind, Origin, Record, Vector
 from venice.storage import Change, Mutation, PartitionStorage, Position
@@ -138,16 +138,18 @@ class ReplicaFold:
         left = entries if entries and entries[0].offset >= before.next_offset else [e for e in entries if e.offset >= before.next_offset]
         if left and left[-1].offset - before.next_offset >= len(left):
             left = self._whole(left, before)
-        while left:
-            run = leader_run(left, after, self.schemas)
-            if run.mutations:
+        carried = payloads(left)
+        at = 0
+        while at < len(left):
+            run = leader_run(carried[at:] if at else carried, after, self.schemas)
+            count = len(run.mutations)
+            if count:
                 mutations += run.mutations
-                count = len(run.mutations)
-                after = replace(after, next_offset=left[count - 1].offset + 1, sequence=after.sequence + count, vector=run.vector)
+                at += count
+                after = replace(after, next_offset=left[at - 1].offset + 1, sequence=after.sequence + count, vector=run.vector)
             else:
-                count = 1
-                after = replace(self._accept(left[0], after, mutations), next_offset=left[0].offset + 1)
-            left = left[count:]
+                after = replace(self._accept(left[at], after, mutations), next_offset=left[at].offset + 1)
+                at += 1
         if after != before:
             self.storage.apply(mutations, after)
             self.folded_ms = entries[-1].timestamp_ms

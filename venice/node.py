@@ -37,11 +37,11 @@ from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
 from venice.record import Kind, Record
 from venice.replica import Wanted
 from venice.replicas import OpenVersions, ReplicaSet
-from venice.serve.exposition import CONTENT_TYPE, with_metrics
+from venice.serve.exposition import CONTENT_TYPE, measure_requests, with_metrics
 from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
-from venice.telemetry import CATALOG_SEQUENCE, PENDING_REQUESTS, REPLICAS, STORES, WORKERS, Metrics, log_event
+from venice.telemetry import CATALOG_SEQUENCE, REPLICAS, STORES, WORKERS, Metrics, log_event
 from venice.watch import Registered, Watch, schemas_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class WorkerRuntime:
         self._checkpoints.start()
         log_event("worker_started", worker=self.id, url=self._worker.url)
 
-    def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
+    def poll(self, *, timeout_s: float) -> list[tuple[str, Sequence[Entry]]]:
         """As `ReplicaSet.poll`, without waiting while there is something to merge; also passes the replicas' changes on to the reports."""
         batches = self._replicas.poll(timeout_s=0.0 if self._merging else timeout_s)
         if self._replicas.generation != self._generation:
@@ -147,7 +147,7 @@ class WorkerRuntime:
             self._changed.set()
         return batches
 
-    def fold(self, name: str, entries: list[Entry]) -> int:
+    def fold(self, name: str, entries: Sequence[Entry]) -> int:
         """As `ReplicaSet.fold`."""
         return self._replicas.fold(name, entries)
 
@@ -187,7 +187,7 @@ class WorkerRuntime:
     def _metrics(self) -> Metrics:
         metrics = Metrics()
         metrics.watch(CATALOG_SEQUENCE, lambda: self._tail.catalog.sequence)
-        metrics.watch(PENDING_REQUESTS, lambda: self._server.pending)
+        measure_requests(metrics, lambda: self._server)
         for state in ReplicaState:
             metrics.watch(REPLICAS, partial(self._count, state), state=state.value)
         self._watch.measure(metrics)
@@ -319,7 +319,7 @@ def run_router(settings: Settings) -> None:
     router = Router(tail)
     metrics = Metrics()
     metrics.watch(CATALOG_SEQUENCE, lambda: tail.catalog.sequence)
-    metrics.watch(PENDING_REQUESTS, lambda: server.pending)
+    measure_requests(metrics, lambda: server)
     server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close, lanes=router.lane)
     server.start()
     try:

@@ -9,6 +9,7 @@ The worker's: `version_topics` → `fold` and `real_time_topics` → `merge` →
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ POLL_S = 0.01
 IDLE_POLL_S = 0.05
 """The same after a second or so in which none came."""
 
-ReplicaBatch = tuple[str, list[Entry]]
+ReplicaBatch = tuple[str, Sequence[Entry]]
 """(replica name, its next version-topic entries in offset order)."""
 
 RealTimeBatch = tuple[str, int, list[Entry]]
@@ -271,6 +272,8 @@ class _VersionTopics(DynamicSource[tuple[str, ReplicaBatch]]):
         # One process owns its replicas alone, so they are never spread over several Bytewax workers.
         assert worker_count == 1, "a worker process runs one Bytewax worker; start more worker processes instead"
         self._runtime.start()
+        # What is there now stays. The collector would go through all of it again and again, while records and reads wait.
+        gc.freeze()
         return _VersionTopicsPartition(self._runtime)
 
 

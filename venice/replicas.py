@@ -7,7 +7,7 @@ somebody says what is wanted (`want`), one thread calls `poll` and `fold`, any t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ from venice.faults import FaultLedger
 from venice.ingest import ReplicaFold
 from venice.integrity import Integrity
 from venice.lag import Ends, LagMeter
-from venice.log import Entry, Log, by_partition
+from venice.log import Entry, Log
 from venice.model import ReplicaReport, ReplicaState
 from venice.naming import replica_name, replica_of_topic, version_topic
 from venice.replica import Replica, Wanted
@@ -85,11 +85,15 @@ class ReplicaSet:
         """From now on, hold exactly these replicas. From any thread; takes effect at the next `poll`."""
         self._wanted = {one.name: one for one in wanted}
 
-    def condemn(self, store: str, version: int, partition: int) -> None:
-        """Replace a replica whose bytes turned out to be corrupt by a fresh attachment. From any thread."""
+    def condemn(self, store: str, version: int, partition: int, storage: object | None = None) -> None:
+        """Replace a replica whose bytes turned out to be corrupt by a fresh attachment. From any thread.
+
+        Args:
+            storage: In which they were found; if the replica has another one by now, nothing is to be done.
+        """
         with self._lock:
             replica = self._replicas.get(replica_name(store, version, partition))
-            if replica is None or replica.fold is None:
+            if replica is None or replica.fold is None or storage not in (None, replica.fold.storage):
                 return
             condemned = replica.fold.storage
             self._close(replica)
@@ -98,7 +102,7 @@ class ReplicaSet:
             shutil.rmtree(self._folder / replica.wanted.name / condemned.identity.incarnation, ignore_errors=True)
             self._publish()
 
-    def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
+    def poll(self, *, timeout_s: float) -> list[tuple[str, Sequence[Entry]]]:
         """Bring the replicas one step nearer to what is wanted, then wait for entries to fold.
 
         Returns:
@@ -107,7 +111,7 @@ class ReplicaSet:
         with self._lock:
             self._reconcile()
         try:
-            entries = self._reader.poll(records_max=FOLD_RECORDS_MAX, timeout_s=timeout_s)
+            runs = self._reader.poll_runs(records_max=FOLD_RECORDS_MAX, timeout_s=timeout_s)
         except NotFound:
             self._drop_deleted_topics()
             return []
@@ -118,9 +122,9 @@ class ReplicaSet:
             # Positions are kept, and what is open goes on being read: all that is missing is what is new.
             self._clock.sleep(timeout_s)
             return []
-        return [(replica_of_topic(*place), batch) for place, batch in by_partition(entries).items()]
+        return [(replica_of_topic(*place), entries) for place, entries in runs.items()]
 
-    def fold(self, name: str, entries: list[Entry]) -> int:
+    def fold(self, name: str, entries: Sequence[Entry]) -> int:
         """Fold entries that `poll` returned; those of a replica retired meanwhile are left. Returns the records applied."""
         with self._lock:
             replica = self._replicas.get(name)

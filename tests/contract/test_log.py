@@ -19,6 +19,7 @@ import pytest
 from venice.clock import SystemClock
 from venice.errors import Conflict, InvalidRequest, NotFound
 from venice.log import PAYLOAD_BYTES_MAX, Batch, Entry, Log, Reader
+from venice.log import payloads as log_payloads
 from venice.log.open import open_log
 
 DEADLINE_S = 60.0
@@ -302,6 +303,28 @@ def test_a_poll_returns_no_more_than_asked(log: Log, topic: str) -> None:
         polled += batch
         assert reader.position(topic, 0) == polled[-1].offset + 1
     assert payloads(polled) == numbered(10)
+
+
+def test_runs_are_the_same_entries_by_partition(log: Log, topic: str) -> None:
+    places = [(name, partition) for name in (topic, f"{topic}0") for partition in range(3)]
+    for name in (topic, f"{topic}0"):
+        log.create_topic(name, 3)
+    for name, partition in places:
+        for start in (0, 40):
+            log.append(name, partition, [b"%d " % partition + payload for payload in numbered(40, start)])
+    expected = {place: read(log.reader({place: 0}), 80) for place in places}
+    reader = log.reader(dict.fromkeys(places, 0))
+    found: dict[tuple[str, int], list[Entry]] = {place: [] for place in places}
+    deadline = time.monotonic() + DEADLINE_S
+    while found != expected and time.monotonic() < deadline:
+        for place, run in reader.poll_runs(records_max=50, timeout_s=0.5).items():
+            assert run[-1].offset + 1 == reader.position(*place)
+            assert list(run[1:]) == list(run)[1:] == [run[at] for at in range(1, len(run))]
+            assert log_payloads(run) == payloads(list(run))
+            assert log_payloads(run[:-1]) == payloads(list(run)[:-1])
+            found[place] += run
+    assert found == expected
+    assert not reader.poll_runs()
 
 
 def test_partitions_are_served_in_turn(log: Log, topic: str) -> None:

@@ -7,6 +7,7 @@ reused, not even after a prefix was deleted. Gaps are allowed: a reader takes th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -30,6 +31,23 @@ class Entry(NamedTuple):
     timestamp_ms: int
     """When the log accepted the record (`LogAppendTime`); never smaller than the one before it in its partition."""
     payload: bytes
+
+
+class Run(Sequence[Entry]):
+    """Entries of one partition, ascending, as their reader was given them: each is made when it is asked for.
+
+    Who needs nothing but what they carry takes `payloads`, at a fraction of the price.
+    """
+
+    @property
+    @abstractmethod
+    def payloads(self) -> Sequence[bytes]:
+        """Of each entry, in their order."""
+
+
+def payloads(entries: Sequence[Entry]) -> Sequence[bytes]:
+    """What the entries carry, in their order."""
+    return entries.payloads if isinstance(entries, Run) else [entry.payload for entry in entries]
 
 
 _PLACE = itemgetter(0, 1)
@@ -97,6 +115,10 @@ class Reader(Protocol):
             InvalidRequest: The position was overtaken by `delete_prefix`.
             Unavailable: The log cannot be reached; positions are kept, call again.
         """
+        ...
+
+    def poll_runs(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> Mapping[tuple[str, int], Sequence[Entry]]:
+        """As `poll`, by (topic, partition): what a fold takes them as. A driver may leave them as they came (`Run`)."""
         ...
 
     def close(self) -> None: ...

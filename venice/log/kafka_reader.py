@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from itertools import repeat
 from operator import itemgetter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
-from venice.log import Entry
+from venice.log import Entry, Run
 from venice.log.kafka_cluster import UNKNOWN, Cluster, Partition, description, translated
 
 WAIT_S = 0.1  # One wait for records: the library cannot be interrupted in it.
@@ -94,6 +95,10 @@ class KafkaReader:
             raise NotFound(f"{topic}[{partition}] is not assigned to this reader", hint="assign it first", topic=topic) from None
 
     def poll(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> list[Entry]:
+        runs = self.poll_runs(records_max=records_max, timeout_s=timeout_s)
+        return [entry for run in runs.values() for entry in run.entries()]
+
+    def poll_runs(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> dict[Partition, _MessageRun]:
         assert records_max > 0, "a poll takes at least one record"
         self._cluster.check_process()
         if self._failed and not self._told:
@@ -101,10 +106,10 @@ class KafkaReader:
         left_s = timeout_s
         while True:
             wait_s = min(left_s, WAIT_S)
-            entries = self._take(min(records_max, POLL_RECORDS_MAX), wait_s)
-            if entries:
+            runs = self._take(min(records_max, POLL_RECORDS_MAX), wait_s)
+            if runs:
                 self._told = False
-                return entries
+                return runs
             self._watch()
             if self._failed:
                 self._tell()
@@ -113,7 +118,7 @@ class KafkaReader:
                 raise down
             left_s -= wait_s
             if left_s <= 0:
-                return entries
+                return runs
 
     def close(self) -> None:
         self._consumer.close()
@@ -127,7 +132,7 @@ class KafkaReader:
         if self._held:
             self._held = [message for message in self._held if (message.topic(), message.partition()) in self._next]
 
-    def _take(self, records_max: int, wait_s: float) -> list[Entry]:
+    def _take(self, records_max: int, wait_s: float) -> dict[Partition, _MessageRun]:
         if not self._held:
             self._held = self._consumer.consume(records_max, 0)
             if not self._held and wait_s > 0:
@@ -135,22 +140,26 @@ class KafkaReader:
                 first = self._consumer.poll(wait_s)
                 if first is not None:
                     self._held = [first, *(self._consumer.consume(records_max - 1, 0) if records_max > 1 else ())]
-        if any(map(Message.error, self._held)):
-            for message in self._held:
-                self._note(message)
-            self._held = [message for message in self._held if message.error() is None]
         if not self._held:
-            return []
-        if not self._keys.issuperset(map(Message.key, self._held)):
-            self._ask_about_strangers()  # Raises Unavailable: what was read is held until the cluster answers.
-            self._held = [message for message in self._held if (message.topic(), message.partition()) not in self._failed]
+            return {}
+        keys = list(map(Message.key, self._held))
+        # A failure has no key; so where all messages carry the key of one topic, they are records of that topic.
+        if keys[0] is None or keys[0] not in self._keys or keys.count(keys[0]) != len(keys):
+            self._sift()
         held, self._held = self._held, []
-        columns: Any = (list(map(field, held)) for field in (Message.topic, Message.partition, Message.offset))
-        topics, partitions, offsets = columns
-        for at, offset in dict(zip(zip(topics, partitions, strict=True), offsets, strict=True)).items():
-            self._next[at] = offset + 1
-        times = map(_time, map(Message.timestamp, held))
-        return list(map(_entry, zip(topics, partitions, offsets, times, map(Message.value, held), strict=True)))
+        runs = {at: _MessageRun(*at, messages) for at, messages in _by_partition(held).items()}
+        for at, run in runs.items():
+            self._next[at] = run.next_offset
+        return runs
+
+    def _sift(self) -> None:
+        """Leave only records of the assigned topics among what is held. Raises Unavailable: then all of it stays held."""
+        for message in self._held:
+            self._note(message)
+        self._held = [message for message in self._held if message.error() is None]
+        if not self._keys.issuperset(map(Message.key, self._held)):
+            self._ask_about_strangers()
+            self._held = [message for message in self._held if (message.topic(), message.partition()) not in self._failed]
 
     def _ask_about_strangers(self) -> None:
         """Records with another key: their topic was created again, or whoever appended them took it for another one."""
@@ -214,6 +223,61 @@ class KafkaReader:
     def _fail(self, topic: str) -> None:
         self._cluster.forget(topic)
         self._failed.update({at: _deleted(topic) for at in self._next if at[0] == topic})
+
+
+class _MessageRun(Run):
+    """Messages of one partition, at least one unless it was cut out of another run."""
+
+    __slots__ = ("_messages", "_partition", "_topic")
+
+    def __init__(self, topic: str, partition: int, messages: list[Message[bytes, bytes]]) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._messages = messages
+
+    @property
+    def next_offset(self) -> int:
+        """Offset after the last entry."""
+        return int(self._messages[-1].offset() or 0) + 1
+
+    @property
+    def payloads(self) -> Sequence[bytes]:
+        values: Any = list(map(Message.value, self._messages))
+        found: list[bytes] = values
+        return found
+
+    def entries(self) -> list[Entry]:
+        """All of them at once."""
+        columns: Any = [list(map(field, self._messages)) for field in (Message.offset, Message.value)]
+        offsets, values = columns
+        times = map(_time, map(Message.timestamp, self._messages))
+        return list(map(_entry, zip(repeat(self._topic), repeat(self._partition), offsets, times, values, strict=False)))
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> _MessageRun: ...
+    def __getitem__(self, index: int | slice) -> Entry | _MessageRun:
+        if isinstance(index, slice):
+            return _MessageRun(self._topic, self._partition, self._messages[index])
+        message = self._messages[index]
+        return Entry(self._topic, self._partition, int(message.offset() or 0), message.timestamp()[1], message.value() or b"")
+
+
+def _by_partition(messages: list[Message[bytes, bytes]]) -> dict[Partition, list[Message[bytes, bytes]]]:
+    if not messages:
+        return {}
+    partitions, topics = list(map(Message.partition, messages)), list(map(Message.topic, messages))
+    if partitions.count(partitions[0]) == len(messages) == topics.count(topics[0]):
+        # Kafka answers partition by partition, so a reader that is behind gets long runs of one.
+        return {(str(topics[0]), int(partitions[0] or 0)): messages}
+    found: dict[Partition, list[Message[bytes, bytes]]] = {}
+    for topic, partition, message in zip(topics, partitions, messages, strict=True):
+        found.setdefault((str(topic), int(partition or 0)), []).append(message)
+    return found
 
 
 def _deleted(topic: str) -> NotFound:

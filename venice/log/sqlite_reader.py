@@ -8,7 +8,7 @@ from typing import Any
 
 from venice.clock import Clock
 from venice.errors import Corrupt, InvalidRequest, NotFound, VeniceError
-from venice.log import Entry
+from venice.log import Entry, by_partition
 from venice.log.sqlite_file import Doorbell, Gone, RowSource, TopicFile
 
 # A reader looks at the doorbell every millisecond while records come, so that many come at a time. In a silence the kernel
@@ -76,6 +76,9 @@ class SqliteReader:
             if now_s >= deadline_s:
                 return entries
             self._wait(now_s - self._active_s, deadline_s - now_s)
+
+    def poll_runs(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> dict[tuple[str, int], list[Entry]]:
+        return by_partition(self.poll(records_max=records_max, timeout_s=timeout_s))
 
     def close(self) -> None:
         tails, self._tails = self._tails, {}
