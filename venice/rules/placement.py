@@ -1,8 +1,8 @@
 """Which workers hold which partitions: rendezvous hashing over nodes, then over the workers of a node. Pure.
 
 Every (store, partition) ranks all nodes by a hash and takes the first ones that still have room; room is shared out as
-evenly as whole numbers allow (with several replicas, which must be on different nodes, to within a few). The same members
-give the same placement whoever computes it, and a member that comes or goes disturbs few others.
+evenly as whole numbers allow. The same members give the same placement whoever computes it, and a member that comes or
+goes disturbs few others.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def place(store: str, partition_count: int, replication_factor: int, nodes: Iter
         for partition, row in enumerate(rows):
             if len(row) <= copy:
                 row.append(share.take(f"{store}/{partition}", set(row)))
+    _level(rows, [min(len(row), copies) for row in kept], sorted(workers))
     total = Counter(node for row in rows for node in row)
     load = Counter(kept[p][node] for p, row in enumerate(rows) for node in row if node in kept[p])
     shares = {node: _Share(total[node], workers[node], load) for node in total}
@@ -50,6 +51,24 @@ def place(store: str, partition_count: int, replication_factor: int, nodes: Iter
 def needed(replication_factor: int, replicas: Sequence[str]) -> int:
     """How many replicas of a partition must be ready before it may serve: all but one, and at least one."""
     return max(1, min(replication_factor, len(replicas)) - 1)
+
+
+def _level(rows: Sequence[list[str]], held: Sequence[int], members: Sequence[str]) -> None:
+    """Move copies, but none of the first `held[p]` of a row, from the fullest member to the emptiest while that evens them out.
+
+    Copies of a partition exclude each other, so the last ones placed may have found room only where there was none to spare.
+    """
+    load = Counter(dict.fromkeys(members, 0))
+    load.update(member for row in rows for member in row)
+    while True:
+        least, most = min(members, key=lambda member: (load[member], member)), max(members, key=lambda member: (load[member], member))
+        movable = (row for row, fixed in zip(rows, held, strict=True) if most in row[fixed:] and least not in row)
+        row = next(movable, None) if load[most] - load[least] > 1 else None
+        if row is None:
+            return
+        row[row.index(most)] = least
+        load[most] -= 1
+        load[least] += 1
 
 
 class _Share:
