@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
-from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_integrity, cli_processes, cli_push, cli_stores, cli_writes
+from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_integrity, cli_processes, cli_push, cli_stores, cli_top, cli_writes
 from venice.cli_output import WIDE, report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
@@ -41,6 +41,7 @@ def root(
 app.command()(cli_processes.up)
 app.command()(cli_processes.init)
 app.command()(cli_doctor.doctor)
+app.command()(cli_top.top)
 app.add_typer(cli_stores.stores, name="store")
 app.add_typer(cli_stores.schemas, name="schema")
 app.command()(cli_push.push)

@@ -9,9 +9,10 @@ which neither log nor count never load them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
@@ -88,6 +89,8 @@ class Metric:
 CATALOG_SEQUENCE = Metric("venice_catalog_sequence", (), "Catalog records folded; a process far behind the others is stuck.")
 REPLICAS = Metric("venice_replicas", ("state",), "Replicas of this worker, by state; `error` staying above 0 needs a look.")
 PENDING_REQUESTS = Metric("venice_pending_requests", (), "Requests under way; growing without end means the workers are too slow.")
+REQUESTS_TOTAL = Metric("venice_requests_total", (), "Requests answered, of all kinds.")
+REQUEST_SECONDS = Metric("venice_request_seconds", (), "How long one of eight took here, from its last byte read to its answer written.")
 WORKERS = Metric("venice_workers", ("state",), "Workers as the controller hears them; `silent` above 0 means one is down or cut off.")
 STORES = Metric("venice_stores", (), "Stores of the cluster.")
 
@@ -99,6 +102,7 @@ REPLICA_LAG_SECONDS = Metric(
 REPLICA_FRESHNESS_SECONDS = Metric(
     "venice_replica_freshness_seconds", _PARTITION, "Every write older than this can be read; above `heartbeat_s` something is slow."
 )
+APPLIED_RECORDS_TOTAL = Metric("venice_applied_records_total", _PARTITION, "Puts and deletes folded into the replica since it was opened.")
 LEADER_LAG_RECORDS = Metric("venice_leader_lag_records", _PARTITION, "Real-time writes that the leader here has not merged.")
 LEADER_LAG_SECONDS = Metric("venice_leader_lag_seconds", _PARTITION, "Age of the oldest of them, 0 if there is none.")
 FAULTY_RECORDS_TOTAL = Metric(
@@ -106,7 +110,8 @@ FAULTY_RECORDS_TOTAL = Metric(
 )
 
 METRICS: Final = (
-    *(CATALOG_SEQUENCE, REPLICAS, PENDING_REQUESTS, WORKERS, STORES, FAULTY_RECORDS_TOTAL),
+    *(CATALOG_SEQUENCE, REPLICAS, PENDING_REQUESTS, REQUESTS_TOTAL, REQUEST_SECONDS, WORKERS, STORES),
+    *(APPLIED_RECORDS_TOTAL, FAULTY_RECORDS_TOTAL),
     *(REPLICA_LAG_RECORDS, REPLICA_LAG_SECONDS, REPLICA_FRESHNESS_SECONDS, LEADER_LAG_RECORDS, LEADER_LAG_SECONDS),
 )
 
@@ -161,6 +166,11 @@ class Metrics:
         assert metric in METRICS, f"{metric.name} is not in the catalogue"
         self._registry.register(_Family(metric, read))
 
+    def watch_histogram(self, metric: Metric, read: Callable[[], tuple[Sequence[float], Sequence[int], float]]) -> None:
+        """Call `read`, in any thread, whenever the metrics are scraped: upper bounds of all buckets but the last, counts of all, sum."""
+        assert metric in METRICS, f"{metric.name} is not in the catalogue"
+        self._registry.register(_Histogram(metric, read))
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format: what `/metrics` answers."""
         from prometheus_client import generate_latest
@@ -184,6 +194,22 @@ class _Family:
         for labels, value in self._read():
             family.add_metric(labels, value)
         yield family
+
+
+class _Histogram:
+    """A metric that is a distribution."""
+
+    def __init__(self, metric: Metric, read: Callable[[], tuple[Sequence[float], Sequence[int], float]]) -> None:
+        self._metric = metric
+        self._read = read
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        bounds, counts, total = self._read()
+        names = [*map(repr, bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(counts), strict=True))
+        yield HistogramMetricFamily(self._metric.name, self._metric.meaning, buckets=buckets, sum_value=total)
 
 
 def _open_logger(process: str, now_ms: Callable[[], int], as_json: bool, stream: TextIO) -> Any:

@@ -20,6 +20,7 @@ from venice.model import ReplicaReport, Store
 from venice.naming import CATALOG_TOPIC, parse_replica_name, replica_name
 from venice.replicas import ReplicaSet
 from venice.telemetry import (
+    APPLIED_RECORDS_TOTAL,
     FAULTY_RECORDS_TOTAL,
     LEADER_LAG_RECORDS,
     LEADER_LAG_SECONDS,
@@ -69,12 +70,19 @@ class Watch:
     def measure(self, metrics: Metrics) -> None:
         """Have `metrics` show it all."""
         measure(metrics, self._replicas.reports, self._clock)
+        metrics.watch_all(APPLIED_RECORDS_TOTAL, self._applied)
         metrics.watch_all(LEADER_LAG_RECORDS, lambda: ((labels(one), one.lag_records) for one in self._led()))
         metrics.watch_all(LEADER_LAG_SECONDS, lambda: ((labels(one), one.lag_s) for one in self._led()))
         metrics.watch_all(FAULTY_RECORDS_TOTAL, self._faulty)
 
     def _led(self) -> Iterator[ReplicaReport]:
         return (one for one in map(self.completed, self._replicas.reports()) if one.leads)
+
+    def _applied(self) -> Iterator[Sample]:
+        for one in self._replicas.reports():
+            fold = self._replicas.fold_of(replica_name(one.store, one.version, one.partition))
+            if fold is not None:
+                yield labels(one), fold.counts.applied
 
     def _faulty(self) -> Iterator[Sample]:
         for name, found in self._faults.all():

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from venice.errors import Unavailable
 from venice.message import Request, Response, Streamed, render_head
 from venice.serve.requests import Limits, RequestParser
+from venice.serve.timing import RequestTimes
 from venice.wire import error_response
 
 Handler = Callable[[Request], Response | Awaitable[Response | Streamed]]
@@ -44,6 +45,7 @@ class Host(Protocol):
     now: float
     pending: int
     stopping: bool
+    times: RequestTimes
 
     def admit(self, connection: Connection) -> bool:
         """Count the connection in; False if there are too many."""
@@ -76,6 +78,8 @@ class Connection(asyncio.Protocol):
         self._ended = False
         """The client has closed its half."""
         self._lingering = False
+        self._began_s = 0.0
+        """Of the request whose answer is under way; see `RequestTimes.began`."""
         self._held = False
         """Reading is paused: there is enough to answer."""
         self._since = server.now
@@ -156,16 +160,19 @@ class Connection(asyncio.Protocol):
     def _take_lane(self, lane: Lane, target: bytes) -> bool:
         """Whether the lane has answered, or will."""
         server = self._server
+        began_s = server.times.began()
         answer = lane(target, self._relayed) if server.pending < self._limits.pending_max else False
         if answer is False:
             return False
         self._since = server.now
         if answer is True:
             self._busy = True
+            self._began_s = began_s
             self._relaying = target, self._lane_headers
             server.pending += 1
         else:
             self._transport.write(answer)
+            server.times.ended(began_s)
         return True
 
     def _relayed(self, answer: bytes | None) -> None:
@@ -177,10 +184,11 @@ class Connection(asyncio.Protocol):
         requests = self._requests
         if answer is None:
             requests.queue.appendleft(Request(b"GET", *relayed))
-        elif requests.deaf and not requests.queue:
-            self._transport.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         else:
+            if requests.deaf and not requests.queue:
+                answer = answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
             self._transport.write(answer)
+            self._server.times.ended(self._began_s)
         if requests.queue or requests.deaf:
             self._pump()
 
@@ -216,13 +224,16 @@ class Connection(asyncio.Protocol):
         if bodyless:
             request = request._replace(method=b"GET")
         server = self._server
+        began_s = server.times.began()
         try:
             answer = server.handler(request)
         except Exception as error:  # noqa: BLE001 - the process outlives a handler's bug, which is reported
             answer = server.failure(error)
         if isinstance(answer, Response):
             self._write(answer, bodyless)
+            server.times.ended(began_s)
         elif server.pending < self._limits.pending_max:
+            self._began_s = began_s
             server.pending += 1
             self._busy = True
             self._task = server.loop.create_task(self._answer_later(answer, bodyless))
@@ -244,6 +255,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._server.pending -= 1
+        self._server.times.ended(self._began_s)
         self._busy = False
         self._task = None
         if not task.cancelled():

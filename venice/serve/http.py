@@ -18,10 +18,12 @@ from concurrent.futures import Future
 
 import uvloop
 
+from venice.clock import Clock, SystemClock
 from venice.errors import Conflict, InvalidRequest, VeniceError
 from venice.message import Response
 from venice.serve.connection import Connection, Handler, Lanes
 from venice.serve.requests import Limits
+from venice.serve.timing import RequestTimes
 from venice.wire import error_response
 
 
@@ -36,6 +38,7 @@ class HttpServer:
         limits: What it takes from clients.
         on_stop: Awaited in the loop when the last answer is out, or given up.
         lanes: A shorter way for gets, if the handler has one.
+        clock: Times requests.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class HttpServer:
         limits: Limits | None = None,
         on_stop: Callable[[], Awaitable[None]] | None = None,
         lanes: Lanes | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.handler = handler
         self.lanes = lanes
@@ -56,6 +60,7 @@ class HttpServer:
         self.now = 0.0
         """The loop's time, in steps of a sweep: exact enough for timeouts and free to read."""
         self.pending = 0
+        self.times = RequestTimes(clock or SystemClock())
         self.stopping = False
         self._on_stop = on_stop
         self._connections: set[Connection] = set()
