@@ -21,8 +21,9 @@ from venice.node import WorkerRuntime, worker_id
 from venice.operators import run
 from venice.record import Kind, Origin, Record, encode
 from venice.rules.partitioning import partition_of
-from venice.storage.manifest import Manifest
-from venice.storage.sealed import seal
+from venice.storage.format import encode_value
+from venice.storage.manifest import Manifest, PartitionFile, file_name
+from venice.storage.sealed import PartitionWriter, seal
 from venice_flows import active_active, ingest
 
 REGION = 0
@@ -54,13 +55,15 @@ class HybridVersion:
         )
 
 
-def make_version(log: Log, url: str, folder: Path, partitions: int) -> HybridVersion:
+def make_version(log: Log, url: str, folder: Path, partitions: int, rows: Sequence[bytes] = ()) -> HybridVersion:
+    """A version whose snapshot holds `rows`, ascending keys, in each of its partitions."""
     site = make_site(log, url, partitions=partitions)
     name = site.store.name
     topic_id = log.create_topic(version_topic(name, 1), partitions)
     blobs = folder / f"{name}-blobs"
     blobs.mkdir()
-    manifest = Manifest(store=name, version=1, partition_count=partitions, created_ms=1, value_schema_id=1, files=())
+    files = tuple(_sorted_file(blobs, partition, rows) for partition in range(partitions)) if rows else ()
+    manifest = Manifest(store=name, version=1, partition_count=partitions, created_ms=1, value_schema_id=1, files=files)
     version = Version(
         number=1,
         push_id="bench",
@@ -78,6 +81,14 @@ def make_version(log: Log, url: str, folder: Path, partitions: int) -> HybridVer
     )
     site.change(versions=(version,), current=1, largest_version=1)
     return HybridVersion(site, version)
+
+
+def _sorted_file(blobs: Path, partition: int, keys: Sequence[bytes]) -> PartitionFile:
+    writer = PartitionWriter(blobs / file_name(partition))
+    stored = encode_value(1, b"pushed")
+    for key in keys:
+        writer.put(key, stored)
+    return writer.finish(partition)
 
 
 def keys_by_partition(count: int, partitions: int) -> list[list[bytes]]:

@@ -2,15 +2,23 @@
 
     python tests/bench/bench_fold.py --kafka HOST:PORT [--records 400000] [--rounds 5] [--partitions 8] [--keys 100000]
         [--quix PYTHON]
+    python tests/bench/bench_fold.py --kafka HOST:PORT --cells 1x10000,8x10000,64x10000,1x1000,1x1000000 [--records 400000]
 
-Values of 250 bytes. The fold is the whole dataflow of one worker, reading what a leader appended; the plain loop consumes as
-many keys and values and writes them to one RocksDB in batches; Quix (an interpreter that has `quixstreams`) sets them as
-state. Each round runs all of them one after the other; ratios are taken within a round. Time counts from the first records on.
+Values of 250 bytes. The fold is the whole dataflow of one worker, reading what a leader appended. Two loops as anybody would
+write them consume, put into a batch of 1000 and write it with where it ends into one RocksDB, its log on:
+"loop" has the very topic of the fold, the reader's Kafka settings and a replica's RocksDB options; it decodes nothing: the value is
+the whole record, the key a slice at a fixed place. "plain" has the same keys and values as Kafka messages of its own, 85 bytes
+smaller, and RocksDB's defaults. Quix (an interpreter that has `quixstreams`) sets the latter as state. Each round runs all of them
+one after the other; ratios are taken within a round. Time counts from the first records on.
+
+With `--cells` only the fold is measured, for PARTITIONSxKEYS: so many partitions whose snapshots hold so many small rows each, of
+which random ones are written. Ratios are to the first cell.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import subprocess
 import sys
@@ -28,9 +36,12 @@ from worker_kit import HybridVersion, LocalWorker, append_all, keys_by_partition
 from venice.clock import SystemClock
 from venice.log import Log
 from venice.log.open import open_log
+from venice.storage.tuning import open_rocks
 
 VALUE = b"\x80\x04" + b"x" * 248
 PLAIN_BATCH = 1000
+KEY_AT, KEY_END = 66, 81
+"""Where the keys of `keys_by_partition` stand in a leader's records."""
 QUIX_FOLD = Path(__file__).resolve().parent / "quix_fold.py"
 
 
@@ -66,12 +77,15 @@ def fold(url: str, version: HybridVersion, entries: int) -> float:
         return rates[0]
 
 
-def plain(servers: str, topic: str, partitions: int, records: int) -> float:
-    """What anybody would write: consume, put into a batch, write the batch with where it ends."""
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "bench", "enable.auto.commit": False, "fetch.queue.backoff.ms": 2})
+def plain(servers: str, topic: str, partitions: int, records: int, *, as_replica: bool = False) -> float:
+    """Consume, put into a batch, write the batch with where it ends."""
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "bench", "enable.auto.commit": False, "fetch.queue.backoff.ms": 2}
+        | ({"check.crcs": True, "enable.auto.offset.store": False, "auto.offset.reset": "error"} if as_replica else {})
+    )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     with tempfile.TemporaryDirectory() as folder:
-        rocks = Rdict(folder, Options(raw_mode=True))
+        rocks = open_rocks(Path(folder), create=True) if as_replica else Rdict(folder, Options(raw_mode=True))
         count, first = 0, None
         while count < records:
             messages = consumer.consume(PLAIN_BATCH, 0.05)
@@ -80,9 +94,15 @@ def plain(servers: str, topic: str, partitions: int, records: int) -> float:
             first = first or (time.perf_counter(), len(messages))
             batch = WriteBatch(raw_mode=True)
             ends = {}
-            for message in messages:
-                batch.put(message.key() or b"", message.value() or b"")
-                ends[message.partition()] = message.offset()
+            if as_replica:
+                for message in messages:
+                    payload = message.value() or b""
+                    batch.put(payload[KEY_AT:KEY_END], payload)
+                    ends[message.partition()] = message.offset()
+            else:
+                for message in messages:
+                    batch.put(message.key() or b"", message.value() or b"")
+                    ends[message.partition()] = message.offset()
             batch.put(b"ends", repr(ends).encode())
             rocks.write(batch)
             count += len(messages)
@@ -101,6 +121,31 @@ def quix(python: str, servers: str, topic: str, records: int) -> float:
     return float(done.stdout)
 
 
+def cells(log: Log, url: str, shapes: Sequence[tuple[int, int]], records: int, rounds: int) -> None:
+    """The fold alone, for each (partitions, keys of each)."""
+    rng = random.Random(7)
+    with tempfile.TemporaryDirectory() as folder:
+        versions = []
+        for partitions, count in shapes:
+            rows = [b"\x1cuser %09d" % number for number in range(count)]
+            version = make_version(log, url, Path(folder), partitions, rows)
+            drawn = [rng.choices(rows, k=records // partitions) for _ in range(partitions)]
+            versions.append((version, fill(log, version, drawn, records)))
+        found: list[list[float]] = [[] for _ in shapes]
+        for _ in range(rounds):
+            for (version, entries), rates in zip(versions, found, strict=True):
+                rates.append(fold(url, version, entries))
+        for (partitions, count), rates in zip(shapes, found, strict=True):
+            ratios = [one / first for one, first in zip(rates, found[0], strict=True)]
+            print(
+                f"  {partitions:3} x {count:>10,} keys {statistics.median(rates):>10,.0f}/s   ({min(rates):,.0f} – {max(rates):,.0f})"
+                f"   to the first {statistics.median(ratios):5.2f}   ({min(ratios):.2f} – {max(ratios):.2f})",
+                flush=True,
+            )
+        for version, _ in versions:
+            version.remove()
+
+
 def show(found: dict[str, list[float]]) -> None:
     for way, rates in found.items():
         ratios = [ours / theirs for ours, theirs in zip(found["fold"], rates, strict=True)]
@@ -116,10 +161,21 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--only-fold", action="store_true")
+    parser.add_argument("--cells", metavar="PARTITIONSxKEYS,...", default="")
     parser.add_argument("--quix", metavar="PYTHON")
     options = parser.parse_args()
     url = f"kafka:{options.kafka}"
     log = open_log(url, SystemClock())
+    if options.cells:
+        shapes = [(int(partitions), int(count)) for partitions, count in (cell.split("x") for cell in options.cells.split(","))]
+        cells(log, url, shapes, options.records, options.rounds)
+    else:
+        against(log, url, options)
+    log.close()
+
+
+def against(log: Log, url: str, options: argparse.Namespace) -> None:
+    """The fold and what it is compared with, round by round."""
     with tempfile.TemporaryDirectory() as folder:
         version = make_version(log, url, Path(folder), options.partitions)
         keys = keys_by_partition(options.keys, options.partitions)
@@ -129,6 +185,7 @@ def main() -> None:
         ways: dict[str, Callable[[], float]] = {"fold": lambda: fold(url, version, entries)}
         if not options.only_fold:
             fill_plain(log, options.kafka, plain_topic, keys, options.records)
+            ways["loop"] = lambda: plain(options.kafka, version.topic, options.partitions, records, as_replica=True)
             ways["plain"] = lambda: plain(options.kafka, plain_topic, options.partitions, records)
         if options.quix:
             ways["quix"] = lambda: quix(options.quix, options.kafka, plain_topic, records // 4)
@@ -139,7 +196,6 @@ def main() -> None:
         show(found)
         version.remove()
         log.delete_topic(plain_topic)
-    log.close()
 
 
 if __name__ == "__main__":
