@@ -12,6 +12,8 @@ from typing import Any
 import duckdb
 
 from venice.clock import SystemClock
+from venice.compression import packing
+from venice.model import Compression
 from venice.push.batch import configure
 from venice.push.plan import make_plan
 from venice.push.progress import Event, Reporter
@@ -19,7 +21,7 @@ from venice.push.snapshot import Built, Target, build
 from venice.push.sources import Format, Source, locate
 from venice.schema.codec import Codec, key_codec
 from venice.storage import Identity
-from venice.storage.format import PREFIX_SIZE, decode_value
+from venice.storage.format import decode_value
 from venice.storage.snapshot import attach
 
 LONG = '"long"'
@@ -52,6 +54,7 @@ def push_folder(
     allow_duplicates: bool = False,
     value_bytes_max: int = 1 << 20,
     threads: int = 2,
+    compression: Compression = Compression.NONE,
 ) -> Pushed:
     """Build `folder/snapshot` and read every partition of it back."""
     events: list[Event] = []
@@ -62,7 +65,7 @@ def push_folder(
         plan = make_plan(connection, source, key_schema=key_schema, value_schema=value_schema, key=key, value=value)
         target = Target(
             folder=folder / "snapshot", store="rows", version=1, partition_count=partition_count, value_schema_id=7,
-            value_bytes_max=value_bytes_max,
+            value_bytes_max=value_bytes_max, compression=compression,
         )  # fmt: skip
         reporter = Reporter(clock, events.append)
         built = build(
@@ -76,6 +79,7 @@ def push_folder(
 def read_back(built: Built, folder: Path, key_schema: str, value_schema: str) -> dict[Any, Any]:
     """Every row of a sealed folder, through replicas attached from it."""
     keys, values = key_codec(key_schema), Codec(value_schema)
+    packed = packing(built.manifest.compression, built.manifest.dictionary)
     found: dict[Any, Any] = {}
     for partition in range(built.manifest.partition_count):
         identity = Identity(
@@ -83,7 +87,9 @@ def read_back(built: Built, folder: Path, key_schema: str, value_schema: str) ->
         )  # fmt: skip
         with closing(attach(built.ref, built.manifest, identity, folder / f"replica-{partition}")) as storage:
             for key, stored in storage.scan():
-                assert decode_value(stored).schema_id == 7
+                prefix = decode_value(stored)
+                assert prefix.schema_id == 7
+                payload = stored[prefix.offset :] if packed is None else packed.decompress(stored[prefix.offset :])
                 decoded = keys.decode(key)
-                found[decoded if isinstance(decoded, int | str | bytes) else str(decoded)] = values.decode(stored, PREFIX_SIZE)
+                found[decoded if isinstance(decoded, int | str | bytes) else str(decoded)] = values.decode(payload)
     return found

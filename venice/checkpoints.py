@@ -24,6 +24,7 @@ from venice.replicas import ReplicaSet
 from venice.rules.trimming import is_due
 from venice.storage import Image, PartitionStorage
 from venice.storage.manifest import MANIFEST_NAME
+from venice.storage.packed import dictionary_of
 from venice.storage.sealed import disk_errors
 from venice.storage.snapshot import checkpoint, described, read_manifest
 from venice.telemetry import log_event
@@ -195,6 +196,7 @@ class Checkpointer:
             partition_count=one.version.partition_count,
             created_ms=self._clock.now_ms(),
             compression=one.version.compression,
+            dictionary=dictionary_of(one.version),
             image=image,
             pace=pace,
         )

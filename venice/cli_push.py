@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from venice.cli_output import AsJson, say, say_json, settings_of, size
+from venice.cli_output import AsJson, compression_text, say, say_json, settings_of, size
 
 if TYPE_CHECKING:
     from venice.push.batch import PushResult
@@ -69,7 +69,8 @@ def _told(result: PushResult, deferred_swap: bool) -> str:
         for count, what in ((result.duplicates, "duplicates dropped"), (result.skipped, "rows without a value left out"))
         if count
     ]
-    rows = ", ".join([f"{result.rows:,} rows", size(result.bytes), *left_out])
+    packed = [compression_text(result.compression, result.value_bytes, result.compressed_bytes)] if result.value_bytes else []
+    rows = ", ".join([f"{result.rows:,} rows", size(result.bytes), *packed, *left_out])
     if result.version is None:
         return f"{result.store}: {rows} would be pushed; no version was made"
     if result.existing:

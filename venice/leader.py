@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 from venice import record as log_record
+from venice.compression import Packing
 from venice.dead_letter import DeadLetter
 from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
@@ -62,6 +63,7 @@ class Leader:
         session: New in each life of the process and each attempt, never 0.
         start: (region, real-time partition) → offset from which the version reads; used where the fold has no vector yet.
         is_registered: Whether the store has a value schema of an id; asked once for each that it has.
+        packing: Of the version, if its values are compressed; those of the real-time topic are not.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Leader:
         session: int,
         start: Mapping[tuple[int, int], int],
         is_registered: Callable[[int], bool] = lambda schema_id: True,
+        packing: Packing | None = None,
     ) -> None:
         assert session > 0, "0 stands for no session"
         self._fold = fold
@@ -82,6 +85,7 @@ class Leader:
         self._session = session
         self._start = dict(start)
         self._is_registered = is_registered
+        self._packing = packing
         self._schemas: set[int] = set()
         self._sequence = 0
         self._vector: dict[tuple[int, int], int] = {}
@@ -189,17 +193,18 @@ class Leader:
             self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {record.schema_id}", region, entry)
             return
         incoming = _new(Write, (max(stamp, 1), region, record.schema_id if payload is not None else 0, payload))
-        if not stands(incoming, self._state(key)):
+        if not stands(incoming, self._state(key, incoming.timestamp_ms)):
             self.ignored += 1
             return
-        if len(entry.payload) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
+        value = record.value if payload is None or self._packing is None else self._packing.compress(payload)
+        if len(entry.payload) + len(value) - len(record.value) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
             self._set_aside(Fault.OVERSIZED, f"merged it would be larger than {PAYLOAD_BYTES_MAX} bytes", region, entry)
             return
         out.append(
             self._next(
                 record.kind,
                 key=key,
-                value=record.value,
+                value=value,
                 schema_id=incoming.schema_id,
                 timestamp_ms=incoming.timestamp_ms,
                 region=region,
@@ -222,7 +227,8 @@ class Leader:
         )  # fmt: skip
         self.poison.append(letter)
 
-    def _state(self, key: bytes) -> Write | None:
+    def _state(self, key: bytes, rival_ms: int) -> Write | None:
+        """What stands for a key, against a write of `rival_ms`: values are compared only where times are equal."""
         appended = self._overlay.get(key)
         if appended is not None:
             return appended[1]
@@ -233,7 +239,10 @@ class Leader:
             if value.region is None:
                 return Write(BATCH_TIMESTAMP_MS, NO_REGION, value.schema_id, stored[value.offset :])
             assert value.timestamp_ms is not None, "a real-time value says when it was written"
-            return Write(value.timestamp_ms, value.region, value.schema_id, stored[value.offset :])
+            payload = stored[value.offset :]
+            if self._packing is not None and value.timestamp_ms == rival_ms:
+                payload = self._packing.decompress(payload)
+            return Write(value.timestamp_ms, value.region, value.schema_id, payload)
         metadata = storage.get_metadata(key)
         if metadata is None:
             return None

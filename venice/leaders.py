@@ -23,6 +23,7 @@ from venice.log import Appending, Batch, Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
+from venice.storage.packed import packing_of
 from venice.telemetry import log_event
 
 APPENDS_MAX = 8
@@ -213,6 +214,11 @@ class LeaderSet:
             return
         self._retry_at_s[led.name] = now_s + PROGRESS_S
         version = led.version
+        try:
+            packing = packing_of(version)
+        except VeniceError as error:  # tried again after the pause
+            log_event("leader_failed", replica=led.name, reason=str(error))
+            return
         number = self._new_session()
         leader = Leader(
             fold,
@@ -225,6 +231,7 @@ class LeaderSet:
                 if start.partition in led.real_time_partitions
             },
             is_registered=partial(self._is_registered, led.store),
+            packing=packing,
         )
         try:
             self._log.append(version_topic(led.store, version.number), led.partition, [leader.declaration(self._clock.now_ms())])

@@ -36,6 +36,7 @@ from venice.schema.parsing import parse
 from venice.schema.types import Record, Schema
 from venice.served import ServedVersion
 from venice.storage.format import decode_value, value_prefix
+from venice.storage.packed import unpacker_of
 
 T = TypeVar("T")
 
@@ -134,6 +135,7 @@ class Rows:
         self._encode = Codec(wanted).encode
         self._readers = {schema_id: reader(text, wanted) for schema_id, text in schemas.items()} if version.hybrid is not None else {}
         self._prefix = value_prefix(self._schema_id)
+        self._unpack = unpacker_of(version)
         self.schema = pa.schema(_columns(parse(store.key_schema), self._key.arrow_schema, self._value.arrow_schema))
         self.as_of = AsOf(store.name, version.number, served.ends)
         self.failure: VeniceError | None = None
@@ -156,13 +158,19 @@ class Rows:
         prefix, size = self._prefix, len(self._prefix)
         while chunk := list(islice(pairs, BATCH_ROWS)):
             keys, values = zip(*chunk, strict=True)
-            yield self._batch(keys, [stored[size:] if stored[:size] == prefix else self._payload(stored) for stored in values])
+            unpack = self._unpack
+            if unpack is None:
+                yield self._batch(keys, [stored[size:] if stored[:size] == prefix else self._payload(stored) for stored in values])
+            else:
+                yield self._batch(keys, [unpack(stored[size:]) if stored[:size] == prefix else self._payload(stored) for stored in values])
 
     def _payload(self, stored: bytes) -> bytes:
         """The Avro bytes, in the schema of the columns, of a stored value that has a time of its own or was written in another one."""
         found = decode_value(stored)
+        data = stored[found.offset :]
+        payload = data if self._unpack is None else self._unpack(data)
         if found.schema_id == self._schema_id:
-            return stored[found.offset :]
+            return payload
         read = self._readers.get(found.schema_id)
         if read is None:
             known = ", ".join(map(str, self._readers)) or str(self._schema_id)
@@ -170,7 +178,7 @@ class Rows:
                 f"a value of {self._of} is of schema {found.schema_id}, not {known}",
                 hint="'venice inspect snapshot --check' looks for damage, 'venice inspect lag' for values of unregistered schemas",
             )
-        return self._encode(read(stored, found.offset))
+        return self._encode(read(payload, 0))
 
     def _batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> pa.RecordBatch:
         columns = [*self._key.decode(keys).columns, *self._value.decode(values).columns]

@@ -1,6 +1,7 @@
 """A push, from the start of its process to the first read of the new version, beside pipelined redis-py + msgpack.
 
     python tests/bench/bench_push.py [--shape narrow|feature] [--rows 10000000] [--rounds 3] [--memory-limit 1GB]
+        [--compression none --compression zstd …]
 
 Both load the same Parquet file. Each round loads a stretch of it into a redis-server, then pushes all of it with the
 `venice push` command into a running cluster (controller, router, one worker) on the same cores, and reads one key of the
@@ -35,6 +36,7 @@ from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, environment, load
 from venice.control.remote import ControllerClient
+from venice.model import Compression, StoreConfig
 from venice.supervisor import Cluster
 
 KEY = "(i * 2654435761) % 1099511627776"
@@ -160,14 +162,19 @@ def push(
     taken = time.perf_counter() - started
     done = events[-1]
     assert done["rows"] == arguments.rows, done
+    if done["value_bytes"]:
+        print(
+            f"  values {done['value_bytes'] / done['compressed_bytes']:.2f} times smaller, files {done['bytes'] / 1e6:,.0f} MB", flush=True
+        )
     phases = {"start": ended - started - sum(done["seconds"].values()), **done["seconds"]}
     return taken, phases, memory.stop()
 
 
 def bench(settings: Settings, file: Path, arguments: argparse.Namespace, folder: Path) -> list[Round]:
-    store = f"{arguments.shape}-rows"
+    store = f"{arguments.shape}-{arguments.packed}"
     value = json.dumps({"type": "record", "name": "Row", "fields": FIELDS[arguments.shape]})
-    ControllerClient(settings.controller_url, SystemClock()).create_store(store, key_schema='"long"', value_schema=value)
+    config = StoreConfig(compression=Compression(arguments.packed))
+    ControllerClient(settings.controller_url, SystemClock()).create_store(store, key_schema='"long"', value_schema=value, config=config)
     rounds = []
     for _ in range(arguments.rounds):
         with redis_server(folder) as client:
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--redis-rows", type=int, default=200_000, help="rows of the file that redis is given in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compression", choices=[one.value for one in Compression], action="append", help="may be repeated")
     parser.add_argument("--memory-limit", help="for DuckDB, such as 1GB")
     parser.add_argument("--folder", help="where to keep data; default: a temporary folder")
     arguments = parser.parse_args()
@@ -217,7 +225,8 @@ def main() -> None:
             cluster = Cluster(load(data=folder / "data", worker_port=worker, **urls))
             cluster.start()
             stack.callback(cluster.stop)
-            report(shape, bench(cluster.settings, file, arguments, folder))
+            for arguments.packed in arguments.compression or ["none"]:
+                report(f"{shape}, {arguments.packed}", bench(cluster.settings, file, arguments, folder))
 
 
 if __name__ == "__main__":

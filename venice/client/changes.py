@@ -24,6 +24,7 @@ from venice.naming import version_topic
 from venice.record import Kind, Record
 from venice.schema.codec import Decode, key_codec, reader
 from venice.storage import Position
+from venice.storage.packed import unpacked
 
 Start = str | int
 """`"beginning"`, `"tail"`, or milliseconds since the epoch: what the log accepted from then on."""
@@ -111,16 +112,16 @@ class ChangeFeed:
         """The checkpoints of a partition, newest first."""
         return self._tail.catalog.kept(self._name, version, partition)
 
-    def change(self, record: Record, version: int, entry: Entry) -> Change:
-        """The change that an accepted PUT or DELETE is. Raises Corrupt, naming topic and offset."""
+    def change(self, record: Record, version: Version, entry: Entry) -> Change:
+        """The change that an accepted PUT or DELETE of a version's topic is. Raises Corrupt, naming topic and offset."""
         value = None
         try:
             key = self._decode_key(record.key)
             if record.kind is Kind.PUT:
-                value = self._value_reader(record.schema_id)(record.value, 0)
+                value = self._value_reader(record.schema_id)(unpacked(record.value, version), 0)
         except Corrupt as error:
             raise Corrupt(f"{entry.topic}[{entry.partition}] offset {entry.offset}: {error.message}", hint=error.hint) from error
-        return Change(key, value, record.timestamp_ms, version, entry.partition, entry.offset)
+        return Change(key, value, record.timestamp_ms, version.number, entry.partition, entry.offset)
 
     def close(self) -> None:
         self._tail.close()
@@ -229,7 +230,8 @@ class ChangeReader:
 
     def _take(self, entries: Sequence[Entry]) -> list[Change]:
         changes = []
-        version = self._number
+        version = self._version
+        assert version is not None, "entries are of a version"
         positions = {partition: cursor.position for partition, cursor in self._cursors.items()}
         last: dict[int, int] = {}
         for entry in entries:
@@ -315,7 +317,8 @@ class ChangeReader:
                 self._place(replace(self._cursors[partition], position=found))
                 return []
             self._restored = partition, found
-        restored = self._restored[1]
+        restored, version = self._restored[1], self._version
+        assert version is not None, "what is restored is of a version"
         records = restored.take(records_max)
         position = restored.position
         if not records:
@@ -323,7 +326,7 @@ class ChangeReader:
             del self._overtaken[partition]
             self._place(PartitionCursor(partition, position, position.next_offset))
         at = Entry(self._topic, partition, position.next_offset - 1, 0, b"")
-        return [self._feed.change(record, self._number, at) for record in records]
+        return [self._feed.change(record, version, at) for record in records]
 
     def _source(self, store: str, cursor: PartitionCursor) -> Restored | Position | None:
         """As `covering`; None: the catalog may name one soon."""

@@ -15,6 +15,7 @@ from venice.rules.partitioning import partition_of
 from venice.schema.codec import Decode, copier, key_codec, lookup, reader
 from venice.schema.types import Primitive, Type
 from venice.storage.format import decode_value, value_prefix
+from venice.storage.packed import unpacker_of
 
 _KEY_CLASSES: Final = {"int": int, "long": int, "string": str, "bytes": bytes}
 
@@ -43,6 +44,9 @@ def view_of(store: Store, version: Version, storages: tuple[Readable, ...], *, c
     keys = key_codec(store.key_schema)
     encode_key = keys.encode
     readers = {schema_id: reader(text, latest) for schema_id, text in schemas.items()}
+    unpack = unpacker_of(version)
+    if unpack is not None:
+        readers = {schema_id: _unpacking(unpack, read) for schema_id, read in readers.items()}
     decode = _decoder(store.name, readers)
     rows = Rows(storages, cache_bytes if version.hybrid is None else 0)
     get = _getter(rows, encode_key, value_prefix(version.value_schema_id), readers.get(version.value_schema_id), decode)
@@ -60,6 +64,15 @@ def _decoder(store: str, readers: Mapping[int, Decode]) -> Callable[[bytes], Any
         return known(stored, found.offset)
 
     return decode
+
+
+def _unpacking(unpack: Callable[[bytes], bytes], read: Decode) -> Decode:
+    """`read` for values that are compressed."""
+
+    def unpack_and_read(stored: bytes, offset: int = 0, /) -> Any:
+        return read(unpack(stored[offset:]), 0)
+
+    return unpack_and_read
 
 
 def _getter(

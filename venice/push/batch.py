@@ -20,7 +20,7 @@ from venice.clock import Clock, SystemClock
 from venice.control.answers import PushGrant, VersionInfo
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, InvalidRequest, Unavailable, VeniceError
-from venice.model import Store, Version, VersionStatus
+from venice.model import Compression, Store, Version, VersionStatus
 from venice.push.columns import quote_text
 from venice.push.heartbeat import Heartbeat
 from venice.push.interrupts import Interrupts, interrupts
@@ -55,6 +55,11 @@ class PushResult:
     """Rows dropped because another one has the same key."""
     skipped: int
     """Rows left out because all their value columns are null."""
+    compression: Compression
+    value_bytes: int
+    """Avro bytes of all values that were read, if the version is compressed; 0 if it is not."""
+    compressed_bytes: int
+    """What those were compressed to."""
     partition_rows: tuple[int, ...]
     """Rows of each partition; empty if `existing`."""
     seconds: Mapping[Phase, float]
@@ -159,7 +164,7 @@ class _Push:
         done = _complete(store, self._push_id)
         if done is not None and not self._options.dry_run:
             self._reporter.end()
-            return self._result(done.number, done.row_count, done.byte_count)
+            return self._found(done)
         source = locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
         with duckdb.connect() as connection:
             self._signals.watch(connection)
@@ -177,10 +182,11 @@ class _Push:
     def _rehearse(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
         config = store.config
         with tempfile.TemporaryDirectory(prefix="venice-dry-run-") as folder:
-            target = self._target(store, Path(folder) / "snapshot", 0, config.partition_count, config.record_bytes_max)
+            where = Path(folder) / "snapshot"
+            target = self._target(store, where, 0, config.partition_count, config.record_bytes_max, config.compression)
             built = self._build(plan, target, connection, None)
         self._reporter.end()
-        return self._result(None, built.manifest.rows, built.manifest.bytes, built)
+        return self._result(None, built)
 
     def _perform(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
         self._signals.check()
@@ -188,8 +194,9 @@ class _Push:
         if grant.sealed:
             version = self._wait(grant)
             self._reporter.end()
-            return self._result(grant.number, version.row_count, version.byte_count)
-        target = self._target(store, Path(grant.folder), grant.number, grant.partition_count, grant.record_bytes_max)
+            return self._found(version)
+        where = Path(grant.folder)
+        target = self._target(store, where, grant.number, grant.partition_count, grant.record_bytes_max, grant.compression)
         try:
             with Heartbeat(self._client, self._store, grant.number, grant.lease_s) as heartbeat:
                 built = self._build(plan, target, connection, heartbeat)
@@ -198,10 +205,9 @@ class _Push:
         except BaseException as error:
             self._give_up(grant, error)
             raise
-        rows, size = built.manifest.rows, built.manifest.bytes
         try:
             self._seal(grant, built, target.value_schema_id)
-            self._wait(grant, rows)
+            self._wait(grant, built.manifest.rows)
         except (KeyboardInterrupt, VeniceError) as error:
             if not self._stopped(error):
                 raise
@@ -209,9 +215,11 @@ class _Push:
                 self._client.kill(self._store, grant.number, "the push was stopped")
             raise
         self._reporter.end()
-        return self._result(grant.number, rows, size, built)
+        return self._result(grant.number, built)
 
-    def _target(self, store: Store, folder: Path, version: int, partition_count: int, value_bytes_max: int) -> Target:
+    def _target(
+        self, store: Store, folder: Path, version: int, partition_count: int, value_bytes_max: int, compression: Compression
+    ) -> Target:
         return Target(
             folder=folder,
             store=self._store,
@@ -219,6 +227,7 @@ class _Push:
             partition_count=partition_count,
             value_schema_id=store.value_schemas[-1].id,
             value_bytes_max=value_bytes_max,
+            compression=compression,
         )
 
     def _build(self, plan: Plan, target: Target, connection: duckdb.DuckDBPyConnection, heartbeat: Heartbeat | None) -> Built:
@@ -299,20 +308,41 @@ class _Push:
             self._clock.sleep(pause_s)
             pause_s = min(1.5 * pause_s, _POLL_MAX_S)
 
-    def _result(self, version: int | None, rows: int, size: int, built: Built | None = None) -> PushResult:
-        by_partition = dict.fromkeys(range(built.manifest.partition_count), 0) if built is not None else {}
-        if built is not None:
-            by_partition.update((file.partition, file.rows) for file in built.manifest.files)
+    def _result(self, version: int | None, built: Built) -> PushResult:
+        manifest = built.manifest
+        by_partition = dict.fromkeys(range(manifest.partition_count), 0)
+        by_partition.update((file.partition, file.rows) for file in manifest.files)
         return PushResult(
             store=self._store,
             version=version,
             push_id=self._push_id,
-            existing=built is None,
-            rows=rows,
-            bytes=size,
-            duplicates=built.duplicates if built is not None else 0,
-            skipped=built.skipped if built is not None else 0,
+            existing=False,
+            rows=manifest.rows,
+            bytes=manifest.bytes,
+            duplicates=built.duplicates,
+            skipped=built.skipped,
+            compression=manifest.compression,
+            value_bytes=manifest.value_bytes,
+            compressed_bytes=manifest.compressed_bytes,
             partition_rows=tuple(by_partition.values()),
+            seconds=dict(self._reporter.seconds),
+        )
+
+    def _found(self, version: Version) -> PushResult:
+        """What a push that was complete before did, as far as its version tells."""
+        return PushResult(
+            store=self._store,
+            version=version.number,
+            push_id=self._push_id,
+            existing=True,
+            rows=version.row_count,
+            bytes=version.byte_count,
+            duplicates=0,
+            skipped=0,
+            compression=version.compression,
+            value_bytes=version.value_bytes,
+            compressed_bytes=version.compressed_bytes,
+            partition_rows=(),
             seconds=dict(self._reporter.seconds),
         )
 

@@ -17,6 +17,7 @@ from venice.push.columns import quote
 from venice.push.duplicates import describe_key, shown
 from venice.push.plan import Field, Plan, Side
 from venice.push.runs import raw
+from venice.push.stored import StoredValues
 from venice.schema.arrow_buffers import binary_scalar
 from venice.schema.columnar import ColumnEncoder
 
@@ -27,6 +28,9 @@ class Encoded(NamedTuple):
     keys: pa.Array
     values: pa.Array
     skipped: int
+    value_bytes: int
+    """As of `Stored`."""
+    compressed_bytes: int
 
 
 class RowEncoder:
@@ -35,16 +39,23 @@ class RowEncoder:
     Args:
         plan: What feeds what.
         schema: Arrow schema of the rows of `plan.select`.
-        prefix: What every stored value begins with.
+        stored: Makes stored values of encoded ones; None: leave them as they are encoded.
         value_bytes_max: Largest encoded value.
         connection: Where to look a wrong row up.
     """
 
     def __init__(
-        self, plan: Plan, schema: pa.Schema, *, prefix: bytes, value_bytes_max: int, connection: duckdb.DuckDBPyConnection
+        self,
+        plan: Plan,
+        schema: pa.Schema,
+        *,
+        stored: StoredValues | None = None,
+        value_bytes_max: int,
+        connection: duckdb.DuckDBPyConnection,
     ) -> None:
         self._plan = plan
-        self._prefix = prefix
+        self._stored = stored
+        self._prefix = prefix = stored.ready_prefix if stored is not None else b""
         self._value_bytes_max = value_bytes_max
         self._connection = connection
         self._key_columns = range(len(plan.key.fields))
@@ -77,7 +88,10 @@ class RowEncoder:
         except InvalidRequest as error:
             raise self._misfit_error(batch, error) from error
         self._check_sizes(keys, values)
-        return Encoded(keys, values, skipped)
+        if self._stored is None:
+            return Encoded(keys, values, skipped, 0, 0)
+        stored = self._stored.finish(values, None)
+        return Encoded(keys, stored.values, skipped, stored.value_bytes, stored.compressed_bytes)
 
     def _drop_empty(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         columns = [batch.column(column) for column in self._value_columns]

@@ -45,6 +45,9 @@ class Taken:
     duplicates: int = 0
     bytes: int = 0
     """Of keys and stored values."""
+    value_bytes: int = 0
+    compressed_bytes: int = 0
+    """As of `Encoded`."""
     blocks: dict[int, list[Block]] = field(default_factory=dict)
     """By partition."""
     rows_by_partition: dict[int, int] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Reader:
         self._lock = Lock()
         self._stretches = 0
         self._stopped = False
+        self._peeked: list[pa.RecordBatch] = []
         self._batches: pa.RecordBatchReader | None = None
 
     def open(self) -> None:
@@ -88,21 +92,32 @@ class Reader:
             Full: There is not enough memory, or disk.
         """
         with self._lock:
-            batches: list[pa.RecordBatch] = []
-            rows = size = 0
-            while not self._stopped and rows < RUN_ROWS_MAX and size < RUN_BYTES:
-                try:
-                    batch = self._opened().read_next_batch()
-                except StopIteration:
-                    break
-                except (duckdb.Error, pa.ArrowException, OSError) as error:
-                    # Once rows flow, Arrow passes DuckDB's words on in an error of its own.
-                    raise read_error(error, self._name) from error
-                batches.append(batch)
-                rows += batch.num_rows
-                size += batch.nbytes
+            batches = self._peeked or self._take()
+            self._peeked = []
             self._stretches += 1
             return (self._stretches - 1, batches) if batches else None
+
+    def peek(self) -> list[pa.RecordBatch]:
+        """The batches of the stretch that comes first, which `next` returns all the same. Raises as `next`."""
+        with self._lock:
+            self._peeked = self._peeked or self._take()
+            return list(self._peeked)
+
+    def _take(self) -> list[pa.RecordBatch]:
+        batches: list[pa.RecordBatch] = []
+        rows = size = 0
+        while not self._stopped and rows < RUN_ROWS_MAX and size < RUN_BYTES:
+            try:
+                batch = self._opened().read_next_batch()
+            except StopIteration:
+                break
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                # Once rows flow, Arrow passes DuckDB's words on in an error of its own.
+                raise read_error(error, self._name) from error
+            batches.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+        return batches
 
     def _opened(self) -> pa.RecordBatchReader:
         assert self._batches is not None, "opened before it is read"
@@ -187,11 +202,12 @@ class Intake:
             keys = _concat([part.keys for part in encoded])
             values = _concat([part.values for part in encoded])
             skipped = sum(part.skipped for part in encoded)
+            sizes = sum(part.value_bytes for part in encoded), sum(part.compressed_bytes for part in encoded)
             del encoded
             run = write_run(number, keys, values, self._partition_count, spill, self._policy)
-            self._add(run, skipped)
+            self._add(run, skipped, sizes)
 
-    def _add(self, run: Run, skipped: int) -> None:
+    def _add(self, run: Run, skipped: int, sizes: tuple[int, int]) -> None:
         size = 0
         with self._lock:
             taken = self.taken
@@ -204,6 +220,8 @@ class Intake:
             taken.bytes += size
             taken.duplicates += run.duplicates
             taken.skipped += skipped
+            taken.value_bytes += sizes[0]
+            taken.compressed_bytes += sizes[1]
         self._count(run.rows + run.duplicates + skipped, size)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import duckdb
@@ -62,10 +62,19 @@ class Plan:
     value: Side
     types: dict[str, str]
     """Column types that CSV and JSON are read with."""
-    select: str
-    """SQL of all rows; columns are the outputs of `key`, then of `value`."""
+    columns: str
+    """SQL of the columns that are read: the outputs of `key`, then of `value`."""
     columns_ignored: tuple[str, ...]
     """Columns that feed nothing."""
+
+    @property
+    def select(self) -> str:
+        """SQL of all rows."""
+        return f"SELECT {self.columns} FROM {self.source.relation(self.types)} AS source"
+
+    def select_from(self, files: tuple[str, ...]) -> str:
+        """SQL of the rows of some of the files."""
+        return f"SELECT {self.columns} FROM {replace(self.source, files=files).relation(self.types)} AS source"
 
     def rows_where(self, condition: str) -> str:
         """SQL: (file or "the query", rows) where an SQL condition on input columns holds, most rows first."""
@@ -109,7 +118,7 @@ def make_plan(
         key=key_side,
         value=value_side,
         types=types,
-        select=f"SELECT {chosen} FROM {source.relation(types)} AS source",
+        columns=chosen,
         columns_ignored=tuple(name for name in present if name not in used),
     )
 

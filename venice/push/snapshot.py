@@ -15,7 +15,7 @@ import duckdb
 
 from venice.clock import Clock
 from venice.errors import Corrupt
-from venice.model import SnapshotRef
+from venice.model import Compression, SnapshotRef
 from venice.push.columns import quote_text
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.encode import RowEncoder
@@ -25,9 +25,10 @@ from venice.push.memory import freed_memory_kept
 from venice.push.plan import Plan
 from venice.push.progress import Phase, Reporter
 from venice.push.runs import disk_error
+from venice.push.sample import dictionary_for
 from venice.push.sources import Size
+from venice.push.stored import StoredValues
 from venice.push.writer import Work, Writers, Written
-from venice.storage.format import value_prefix
 from venice.storage.manifest import Manifest
 from venice.storage.snapshot import seal
 
@@ -47,6 +48,7 @@ class Target:
     partition_count: int
     value_schema_id: int
     value_bytes_max: int
+    compression: Compression = Compression.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +99,16 @@ def build(
 
     reader = Reader(connection, plan, batch_rows(size.row_bytes))
     run_lanes([reader.open], tick=tick, stop=connection.interrupt)  # A query that sorts or groups does all its work in there.
-    encoder = RowEncoder(
-        plan,
-        reader.schema,
-        prefix=value_prefix(target.value_schema_id),
-        value_bytes_max=target.value_bytes_max,
-        connection=connection,
-    )
+    dictionary = b""
+
+    def learn() -> None:
+        nonlocal dictionary
+        dictionary = dictionary_for(connection.cursor(), plan, reader, target.value_bytes_max)
+
+    if target.compression is Compression.ZSTD_DICT:
+        run_lanes([learn], tick=tick, stop=connection.interrupt)
+    stored = StoredValues(target.value_schema_id, target.compression, dictionary, stamped=False)
+    encoder = RowEncoder(plan, reader.schema, stored=stored, value_bytes_max=target.value_bytes_max, connection=connection)
     intake = Intake(
         reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count
     )
@@ -123,6 +128,10 @@ def build(
         partition_count=target.partition_count,
         created_ms=clock.now_ms(),
         value_schema_id=target.value_schema_id,
+        compression=target.compression,
+        dictionary=dictionary,
+        value_bytes=taken.value_bytes,
+        compressed_bytes=taken.compressed_bytes,
         files=tuple(one.file for one in written),
     )
     ref = seal(target.folder, manifest)

@@ -22,10 +22,12 @@ from uuid import UUID
 from venice import wire
 from venice.errors import InvalidRequest
 from venice.message import Headers, Request, Response
+from venice.model import Compression
 from venice.schema.codec import Codec, Decode
 from venice.schema.types import Array, EnumType, Fixed, MapType, Primitive, Record, Schema, Type, Union, describe
 
 _STORAGE = b"/storage/"
+_PLAIN = {wire.COMPRESSION: Compression.NONE.value.encode()}
 
 
 def is_plain(request: Request) -> bool:
@@ -70,7 +72,8 @@ def in_json(request: Request, answer: Response, keys: Codec, reader_of: Callable
     """
     if wire.JSON not in request.headers.get(b"accept", b"") or wire.ERROR in answer.headers:
         return answer
-    headers = Headers({**answer.headers, b"content-type": wire.JSON})
+    # What is decoded is compressed no more.
+    headers = Headers({**answer.headers, **(_PLAIN if wire.COMPRESSION in answer.headers else {}), b"content-type": wire.JSON})
     if answer.status == 404:
         facts: Any = {"kind": "missing_key", "message": "the version that serves has no such key"}
     elif request.method == b"GET":

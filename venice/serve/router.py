@@ -10,25 +10,27 @@ time up to `deadline_s`, never a partial answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from venice import wire
+from venice.compression import named, packing
 from venice.control.catalog import Catalog
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
-from venice.message import Request, Response, Streamed
-from venice.model import NO_VERSION
+from venice.message import Headers, Request, Response, Streamed
+from venice.model import NO_VERSION, Compression
 from venice.rules.partitioning import partition_of
 from venice.rules.routing import KEYS_MAX, check_key_count, choose, routed_keys, scatter
 from venice.schema.codec import key_codec
-from venice.serve import json_view, metadata
+from venice.serve import dictionary, json_view, metadata
 from venice.serve.connection import Lane
 from venice.serve.relay import make_relay
-from venice.serve.server import no_version, split_path, value_reader
+from venice.serve.server import NONE, no_version, split_path, value_reader
 from venice.serve.table import Table
 from venice.serve.upstream import Upstream
 
 _STORAGE = b"/storage/"
+_DICTIONARIES_MAX = 32
 _PAUSE_FIRST_S = 0.005
 _PAUSE_MAX_S = 0.1
 
@@ -92,6 +94,7 @@ class Router:
         self._keys_max = keys_max
         self._seen: Catalog | None = None
         self._tables: dict[tuple[str, int | None], Table] = {}
+        self._dictionaries: dict[tuple[str, int], bytes] = {}
         self._upstreams: dict[str, Upstream] = {}
 
     def handle(self, request: Request) -> Response | Awaitable[Response | Streamed]:
@@ -99,6 +102,8 @@ class Router:
         headers = request.headers
         wire.check_api_version(headers)
         sequence = wire.number(headers, wire.CATALOG_SEQUENCE) or 0
+        if request.target.startswith(dictionary.PATH) and request.method == b"GET":
+            return self._show_dictionary(request, sequence)
         if not request.target.startswith(_STORAGE):
             if self._catalog().sequence < sequence:
                 return self._describe_later(request, sequence)
@@ -140,7 +145,8 @@ class Router:
             keys = key_codec(store.key_schema)
             answer = await self._read_avro(json_view.in_avro(request, keys))
             assert isinstance(answer, Response), "JSON is not streamed"
-            return json_view.in_json(request, answer, keys, lambda schema_id: value_reader(store, schema_id))
+            unpack = await self._unpacker(store.name, answer)
+            return json_view.in_json(request, answer, keys, lambda schema_id: value_reader(store, schema_id, unpack))
         except NotFound as error:
             # On /storage a 404 says that the key is not there, and nothing else.
             return wire.error_response(error, 400)
@@ -160,6 +166,42 @@ class Router:
             ) from error
         check_key_count(len(keys), self._keys_max)
         return await (self._stream(call, keys) if call.streaming else self._batch(call, keys))
+
+    async def _show_dictionary(self, request: Request, sequence: int) -> Response:
+        catalog = await metadata.catalog_from(self._catalog, sequence, self._deadline_s)
+        name, number = dictionary.asked_for(request)
+        store = metadata.store_of(catalog, name)
+        dictionary.find(store, store.version(number), number)
+        return dictionary.answer(number, catalog.sequence, await self._dictionary(name, number))
+
+    async def _dictionary(self, store: str, number: int) -> bytes:
+        """The dictionary of a version that has one, from any of its workers."""
+        found = self._dictionaries.get((store, number))
+        if found is None:
+            target = dictionary.PATH + b"%b/%d" % (store.encode(), number)
+            asked = Request(b"GET", target, Headers({wire.STORE_VERSION: b"%d" % number}))
+            call = _Call(store.encode(), asked, asyncio.get_running_loop().time() + self._deadline_s)
+            answer: Response | None = None
+            while answer is None:
+                table = await self._table(call)
+                upstream = choose({one for replicas in table.replicas for one in replicas}, Upstream.load, call.avoided)
+                if upstream is None:
+                    await call.pause()
+                else:
+                    answer = await self._ask(call, upstream, table.get_request(upstream, target))
+            while len(self._dictionaries) >= _DICTIONARIES_MAX:
+                del self._dictionaries[next(iter(self._dictionaries))]
+            found = self._dictionaries[store, number] = answer.body
+        return found
+
+    async def _unpacker(self, store: str, answer: Response) -> Callable[[bytes], bytes] | None:
+        """What decompresses the values of an answer; None if they are not compressed."""
+        compression = named(answer.headers.get(wire.COMPRESSION, NONE).decode())
+        data = b""
+        if compression is Compression.ZSTD_DICT:
+            data = await self._dictionary(store, wire.number(answer.headers, wire.STORE_VERSION) or NO_VERSION)
+        made = packing(compression, data)
+        return made.decompress if made is not None else None
 
     async def _get(self, call: _Call, target: bytes, key: bytes) -> Response:
         while True:

@@ -15,18 +15,20 @@ from venice import wire
 from venice.control.catalog import Catalog
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable
 from venice.message import Request, Response
-from venice.model import NO_VERSION, Store, Version
+from venice.model import NO_VERSION, Compression, Store, Version
 from venice.rules.partitioning import partition_of
 from venice.rules.routing import KEYS_MAX, check_key_count
 from venice.schema.codec import Decode, key_codec, reader
-from venice.serve import json_view, metadata
+from venice.serve import dictionary, json_view, metadata
 from venice.serve.connection import Lane
 from venice.serve.lane import make_lane
 from venice.serve.opened import Misdirected, OpenVersion, OpenVersions
 from venice.storage.format import PREFIX_SIZE
+from venice.storage.packed import dictionary_of, unpacker_of
 from venice.wire import API_VERSION_HEADER, CATALOG_SEQUENCE, JSON, STORE_VERSION, key_of_path
 
 _STORAGE = b"/storage/"
+NONE = Compression.NONE.value.encode()
 _new = tuple.__new__
 
 
@@ -72,7 +74,7 @@ class WorkerHandler:
         if CATALOG_SEQUENCE in headers and (waiting := self._waiting(request)):
             return waiting
         if target[:9] != _STORAGE:
-            return metadata.answer(self._catalog(), request)
+            return self._describe(request)
         return self._read(request)
 
     def lane(self, headers: Mapping[bytes, bytes]) -> Lane | None:
@@ -90,7 +92,7 @@ class WorkerHandler:
         if waiting := self._waiting(request):
             return waiting
         if not request.target.startswith(_STORAGE):
-            return metadata.answer(self._catalog(), request)
+            return self._describe(request)
         if request.method not in (b"GET", b"POST"):
             return metadata.refuse_method(request, b"GET, POST")
         if json_view.is_plain(request):
@@ -101,7 +103,21 @@ class WorkerHandler:
             return wire.error_response(error, 400)
         keys = key_codec(store.key_schema)
         answer = self._read(json_view.in_avro(request, keys))
-        return json_view.in_json(request, answer, keys, lambda schema_id: value_reader(store, schema_id))
+        if answer.headers.get(wire.COMPRESSION, NONE) == NONE:
+            return json_view.in_json(request, answer, keys, lambda schema_id: value_reader(store, schema_id))
+        version = self._versions[store.name, wire.number(answer.headers, STORE_VERSION) or NO_VERSION]
+        unpack = unpacker_of(version)
+        return json_view.in_json(request, answer, keys, lambda schema_id: value_reader(store, schema_id, unpack))
+
+    def _describe(self, request: Request) -> Response:
+        """The answer to all paths but /storage."""
+        if not request.target.startswith(dictionary.PATH) or request.method != b"GET":
+            return metadata.answer(self._catalog(), request)
+        name, number = dictionary.asked_for(request)
+        catalog = self._catalog()
+        store = metadata.store_of(catalog, name)
+        version = dictionary.find(store, store.version(number) or self._versions.get((name, number)), number)
+        return dictionary.answer(number, catalog.sequence, dictionary_of(version))
 
     def _waiting(self, request: Request) -> Awaitable[Response] | None:
         """The answer once the catalog has come to the sequence asked for; None if it is there, or does not matter."""
@@ -244,12 +260,17 @@ def no_version(store: str) -> Unavailable:
     return Unavailable(f"store {store!r} has no version that serves", hint=f"push one: venice push {store} --input FILE", store=store)
 
 
-def value_reader(store: Store, schema_id: int) -> Decode:
-    """Decoder of values written with a schema of the store. Raises Unavailable if the catalog does not know it yet."""
-    for schema in store.value_schemas:
-        if schema.id == schema_id:
-            return reader(schema.text, schema.text)
-    raise Unavailable(f"value schema {schema_id} of {store.name!r} is not known here yet", hint="try again")
+def value_reader(store: Store, schema_id: int, unpack: Callable[[bytes], bytes] | None = None) -> Decode:
+    """Decoder of values written with a schema of the store, and compressed to what `unpack` takes.
+
+    Raises:
+        Unavailable: The catalog does not know the schema yet.
+    """
+    text = next((schema.text for schema in store.value_schemas if schema.id == schema_id), None)
+    if text is None:
+        raise Unavailable(f"value schema {schema_id} of {store.name!r} is not known here yet", hint="try again")
+    read = reader(text, text)
+    return read if unpack is None else lambda data, offset=0, /: read(unpack(data[offset:]), 0)
 
 
 def split_path(request: Request) -> tuple[bytes, bytes]:
