@@ -11,33 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import CITY, Done
 
 from venice.cli_output import EXIT_CODES
 from venice.config import Settings, environment
 from venice.supervisor import Cluster
 
-CITY = json.dumps(
-    {"type": "record", "name": "City", "fields": [{"name": "country", "type": "string"}, {"name": "inhabitants", "type": "long"}]}
-)
 LINES = 10_000
 DEADLINE_S = 60.0
-
-
-class Done:
-    """A command that ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        assert self.out == "", self.out
-        return json.loads(self.err)
 
 
 class Shell:

@@ -10,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from command_lines import CITY, Done
 from waiting import eventually
 
 from venice import cli
@@ -21,27 +21,7 @@ from venice.cli_output import EXIT_CODES
 from venice.config import Settings, environment
 from venice.supervisor import Cluster, healthy
 
-CITY = json.dumps(
-    {"type": "record", "name": "City", "fields": [{"name": "country", "type": "string"}, {"name": "inhabitants", "type": "long"}]}
-)
 CITIES = {"Oslo": ("Norway", 717710), "Lyon": ("France", 520774), "Bergen": ("Norway", 291940)}
-
-
-class Done:
-    """A command that ended; `json` and `events` read what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def events(self) -> list[Any]:
-        assert self.code == 0, self.err
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 class Shell:

@@ -13,6 +13,7 @@ from random import Random, SystemRandom
 
 import pytest
 from checkpoint_kit import MARGIN_S, REWIND_S, Hybrid
+from control_fixtures import log
 from control_kit import push
 
 from venice.clock import ManualClock, SystemClock
@@ -24,14 +25,9 @@ from venice.naming import checkpoint_name
 from venice.storage.manifest import MANIFEST_NAME
 from venice.storage.snapshot import verify
 
+__all__ = ["log"]  # Fixtures: pytest finds them by their names here.
+
 TESTS = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log", clock)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import waiting
+from control_fixtures import controller, log
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push
 
 from venice.clock import ManualClock, SystemClock
@@ -18,19 +19,7 @@ from venice.log.sqlite import SqliteLog
 from venice.model import ReplicaReport, ReplicaState, StoreConfig, Worker
 from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC
 
-
-@pytest.fixture
-def log(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log", clock)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def controller(log: SqliteLog, clock: ManualClock, tmp_path: Path) -> Iterator[Controller]:
-    opened = open_controller(log, clock, make_policy(tmp_path))
-    yield opened
-    opened.close()
+__all__ = ["controller", "log"]  # Fixtures: pytest finds them by their names here.
 
 
 def placed(controller: Controller, store: str, version: int) -> tuple[tuple[str, ...], ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push
+from control_fixtures import controller, log
+from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, push, seal_push
 
 from venice.clock import ManualClock
 from venice.control.controller import Controller
@@ -14,21 +12,9 @@ from venice.errors import InvalidRequest
 from venice.log.sqlite import SqliteLog
 from venice.model import HybridConfig, ReplicaReport, ReplicaState, StartOffset, Store, StoreConfig
 
+__all__ = ["controller", "log"]  # Fixtures: pytest finds them by their names here.
+
 HYBRID = HybridConfig(rewind_s=60, lag_records_max=5)
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log", clock)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def controller(log: SqliteLog, clock: ManualClock, tmp_path: Path) -> Iterator[Controller]:
-    opened = open_controller(log, clock, make_policy(tmp_path))
-    yield opened
-    opened.close()
 
 
 def create(controller: Controller, hybrid: HybridConfig | None = HYBRID, partitions: int = 2) -> Store:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_fixtures import log
 from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, open_controller, push, seal_push, write_snapshot
 
 from venice.clock import ManualClock
@@ -20,14 +21,9 @@ from venice.naming import version_topic
 from venice.record import Kind, decode
 from venice.rules.lifecycle import Role
 
+__all__ = ["log"]  # Fixtures: pytest finds them by their names here.
+
 S = VersionStatus
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log", clock)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from control_kit import KEY_SCHEMA, make_policy, open_controller
+from control_fixtures import controller, log
+from control_kit import KEY_SCHEMA
 
-from venice.clock import ManualClock
 from venice.control.controller import Controller
 from venice.errors import Conflict, Incompatible, InvalidRequest, NotFound
-from venice.log.sqlite import SqliteLog
 from venice.model import StoreConfig
+
+__all__ = ["controller", "log"]  # Fixtures: pytest finds them by their names here.
 
 V1 = '{"type": "record", "name": "City", "fields": [{"name": "people", "type": "int"}]}'
 V2 = '{"type": "record", "name": "City", "fields": [{"name": "people", "type": "int"}, {"name": "mayor", "type": "string", "default": ""}]}'
 BAD = '{"type": "record", "name": "City", "fields": [{"name": "people", "type": "string"}]}'
-
-
-@pytest.fixture
-def controller(tmp_path: Path, clock: ManualClock) -> Iterator[Controller]:
-    log = SqliteLog(tmp_path / "log", clock)
-    opened = open_controller(log, clock, make_policy(tmp_path))
-    yield opened
-    opened.close()
-    log.close()
 
 
 def test_a_store_is_created_listed_changed_and_deleted(controller: Controller) -> None:
