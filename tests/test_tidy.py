@@ -136,6 +136,7 @@ HEAVY = [
     ("module", "heavy"),
     [
         ("venice.client.thin", HEAVY),
+        ("venice.client.fast", HEAVY),
         ("venice.telemetry", ["structlog", "prometheus_client"]),
         ("venice.cli", [*HEAVY, "prometheus_client", "fastavro"]),
     ],

@@ -1,4 +1,7 @@
-"""Thin clients, sync and async, through a real router and workers, and against servers that misbehave."""
+"""Thin clients, sync and async, through a real router and workers, and against servers that misbehave.
+
+What holds for every remote client is asked of the fast clients as well (`open_any`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import pytest
 from serving_kit import VALUE_SCHEMA, WIDER_SCHEMA, ServedCluster, a_store, cluster_of, row
 
 from venice import wire
+from venice.client.fast import AsyncFastClient, FastClient
 from venice.client.thin import AsyncThinClient, ThinClient
 from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.message import Headers, Request, Response
@@ -35,8 +39,10 @@ def cluster() -> Iterator[ServedCluster]:
 class AsyncInSync:
     """The async client with the face of the sync one, so that every test runs on both."""
 
+    kind: type[AsyncThinClient | AsyncFastClient] = AsyncThinClient
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._client = AsyncThinClient(*args, **kwargs)
+        self._client = self.kind(*args, **kwargs)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> AsyncInSync:
@@ -68,6 +74,12 @@ class AsyncInSync:
         self._runner.close()
 
 
+class AsyncFastInSync(AsyncInSync):
+    """The same for the async fast client."""
+
+    kind = AsyncFastClient
+
+
 Open = Callable[..., Any]
 
 
@@ -77,16 +89,22 @@ def open_client(request: pytest.FixtureRequest) -> Open:
     return opened
 
 
-def test_get(cluster: ServedCluster, open_client: Open) -> None:
-    with open_client(cluster.url, "rows") as client:
+@pytest.fixture(params=[ThinClient, AsyncInSync, FastClient, AsyncFastInSync], ids=["sync", "async", "fast", "fast-async"])
+def open_any(request: pytest.FixtureRequest) -> Open:
+    opened: Open = request.param
+    return opened
+
+
+def test_get(cluster: ServedCluster, open_any: Open) -> None:
+    with open_any(cluster.url, "rows") as client:
         assert client.last_version == 0
         assert client.get(7) == row(7, 1)
         assert client.get(ROWS) is None
         assert client.last_version == 1
 
 
-def test_batch_get(cluster: ServedCluster, open_client: Open) -> None:
-    with open_client(cluster.url, "rows") as client:
+def test_batch_get(cluster: ServedCluster, open_any: Open) -> None:
+    with open_any(cluster.url, "rows") as client:
         found = client.batch_get([5, 7, 5, 1000, 7])
         assert found == {5: row(5, 1), 7: row(7, 1)}
         assert isinstance(found, dict)
@@ -96,8 +114,8 @@ def test_batch_get(cluster: ServedCluster, open_client: Open) -> None:
         assert client.last_version == 1
 
 
-def test_streaming_batch_get(cluster: ServedCluster, open_client: Open) -> None:
-    with open_client(cluster.url, "rows") as client:
+def test_streaming_batch_get(cluster: ServedCluster, open_any: Open) -> None:
+    with open_any(cluster.url, "rows") as client:
         assert dict(client.streaming_batch_get(range(300))) == {key: row(key, 1) for key in range(ROWS)}
         assert list(client.streaming_batch_get([])) == []
         assert client.last_version == 1
@@ -126,11 +144,11 @@ def test_a_stream_may_be_left_early(cluster: ServedCluster) -> None:
         ('{"type": "map", "values": "int"}', [{"x": 1, "y": 2}]),
     ],
 )
-def test_keys_of_any_type(open_client: Open, schema: str, keys: list[Any]) -> None:
+def test_keys_of_any_type(open_any: Open, schema: str, keys: list[Any]) -> None:
     with cluster_of() as cluster:
         cluster.add_store(a_store("keys", schema, '"int"'))
         cluster.push("keys", [(key, position) for position, key in enumerate(keys)])
-        with open_client(cluster.url, "keys") as client:
+        with open_any(cluster.url, "keys") as client:
             assert [client.get(key) for key in keys] == list(range(len(keys)))
             pairs = [(key, position) for position, key in enumerate(keys)]
             assert sorted(client.streaming_batch_get(keys), key=lambda pair: int(pair[1])) == pairs
@@ -143,16 +161,16 @@ def test_keys_of_any_type(open_client: Open, schema: str, keys: list[Any]) -> No
                 assert client.batch_get(keys) == expected
 
 
-def test_errors_are_those_of_venice(cluster: ServedCluster, open_client: Open) -> None:
+def test_errors_are_those_of_venice(cluster: ServedCluster, open_any: Open) -> None:
     cluster.add_store(a_store("empty"))
-    with open_client(cluster.url, "nope") as client, pytest.raises(NotFound, match="nope") as caught:
+    with open_any(cluster.url, "nope") as client, pytest.raises(NotFound, match="nope") as caught:
         client.get(7)
     assert "rows" in caught.value.hint
-    with open_client(cluster.url, "empty") as client:
+    with open_any(cluster.url, "empty") as client:
         for read in (client.get, lambda key: client.batch_get([key]), lambda key: list(client.streaming_batch_get([key]))):
             with pytest.raises(Unavailable, match="no version"):
                 read(7)
-    with open_client(cluster.url, "rows") as client:
+    with open_any(cluster.url, "rows") as client:
         with pytest.raises(InvalidRequest):
             client.get("seven")
         for read in (client.batch_get, lambda keys: list(client.streaming_batch_get(keys))):
@@ -163,18 +181,18 @@ def test_errors_are_those_of_venice(cluster: ServedCluster, open_client: Open) -
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:7071", "https://h:1", "http://", "http://h:port", "http://h:1/path", "ftp://h"])
-def test_a_url_that_is_none_is_refused(open_client: Open, url: str) -> None:
+def test_a_url_that_is_none_is_refused(open_any: Open, url: str) -> None:
     with pytest.raises(InvalidRequest, match="URL"):
-        open_client(url, "rows")
+        open_any(url, "rows")
 
 
-def test_a_store_name_that_is_none_is_refused(open_client: Open) -> None:
+def test_a_store_name_that_is_none_is_refused(open_any: Open) -> None:
     with pytest.raises(InvalidRequest, match="store name"):
-        open_client("http://127.0.0.1:1", "a/b")
+        open_any("http://127.0.0.1:1", "a/b")
 
 
-def test_nobody_listens(open_client: Open, free_port: Callable[[], int]) -> None:
-    with open_client(f"http://127.0.0.1:{free_port()}", "rows") as client, pytest.raises(Unavailable, match="nothing listens") as caught:
+def test_nobody_listens(open_any: Open, free_port: Callable[[], int]) -> None:
+    with open_any(f"http://127.0.0.1:{free_port()}", "rows") as client, pytest.raises(Unavailable, match="nothing listens") as caught:
         client.get(7)
     assert "venice up" in caught.value.hint
 
@@ -286,8 +304,8 @@ def test_a_cancelled_async_read_harms_no_other(cluster: ServedCluster) -> None:
     asyncio.run(scenario())
 
 
-def test_a_connection_the_server_has_closed_is_replaced(cluster: ServedCluster, open_client: Open) -> None:
-    with open_client(cluster.url, "rows") as client:
+def test_a_connection_the_server_has_closed_is_replaced(cluster: ServedCluster, open_any: Open) -> None:
+    with open_any(cluster.url, "rows") as client:
         for _ in range(3):
             assert client.get(7) == row(7, 1)
             cut = threading.Event()
@@ -521,10 +539,10 @@ _CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"
     ("data", "silent"),
     [(b"", False), (_CUT, False), (b"SSH-2.0-x\r\n", False), (_CUT, True), (b"", True), (b"HTTP/1.1 200 OK\r\n\r\nx", False)],
 )
-def test_a_server_that_breaks_off_or_hangs_is_unavailable(open_client: Open, data: bytes, silent: bool) -> None:
+def test_a_server_that_breaks_off_or_hangs_is_unavailable(open_any: Open, data: bytes, silent: bool) -> None:
     with (
         Teller((data, silent)) as teller,
-        open_client(teller.url, "rows", timeout_s=0.3) as client,
+        open_any(teller.url, "rows", timeout_s=0.3) as client,
         pytest.raises((Unavailable, Corrupt)),
     ):
         client.get(7)

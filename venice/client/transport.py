@@ -121,7 +121,7 @@ class KnownHeads:
         self._heads[head] = _Head(status, headers, len(body))
 
 
-class _Connection:
+class Connection:
     """One connection: one request at a time."""
 
     __slots__ = ("parser", "socket")
@@ -152,9 +152,9 @@ class _Connection:
 class Body:
     """An answer's body in pieces, as they arrive. Close it: what is not read to its end costs the connection."""
 
-    def __init__(self, transport: SocketTransport, connection: _Connection, answers: list[Response]) -> None:
+    def __init__(self, transport: SocketTransport, connection: Connection, answers: list[Response]) -> None:
         self._transport = transport
-        self._connection: _Connection | None = connection
+        self._connection: Connection | None = connection
         self._answers = answers
 
     def __iter__(self) -> Self:
@@ -167,7 +167,7 @@ class Body:
                 return part
         raise StopIteration
 
-    def _next(self, connection: _Connection) -> bytes:
+    def _next(self, connection: Connection) -> bytes:
         if self._answers:
             self._connection = None
             self._transport.give_back(connection, self._answers)
@@ -210,7 +210,7 @@ class SocketTransport:
         self._clock = clock
         self._timeout_s = check_timeout(timeout_s)
         self._heads = KnownHeads()
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._process = os.getpid()
         self._closed = False
         self.url = url
@@ -245,14 +245,14 @@ class SocketTransport:
 
     # For the bodies.
 
-    def give_back(self, connection: _Connection, answers: list[Response]) -> None:
+    def give_back(self, connection: Connection, answers: list[Response]) -> None:
         """Keep a connection whose answer is complete."""
         if len(answers) == 1 and keeps(answers[0]):
             self._keep(connection)
         else:
             connection.close()
 
-    def receive(self, connection: _Connection) -> list[Response]:
+    def receive(self, connection: Connection) -> list[Response]:
         """The answers completed by the next piece. Raises as `send`."""
         try:
             data = connection.socket.recv(RECEIVED_MAX)
@@ -264,7 +264,7 @@ class SocketTransport:
 
     # Connections.
 
-    def _keep(self, connection: _Connection) -> None:
+    def _keep(self, connection: Connection) -> None:
         if len(self._idle) >= IDLE_MAX:
             connection.close()
             return
@@ -272,7 +272,7 @@ class SocketTransport:
         if self._closed:  # asked last, so that `close` and this cannot miss each other
             self._drop_idle()
 
-    def _begin(self, request: Request) -> tuple[_Connection, bytes]:
+    def _begin(self, request: Request) -> tuple[Connection, bytes]:
         """Send a request: the connection it went out on, and the first bytes of the answer."""
         data = render_request(request, self._host)
         if self._closed:
@@ -302,10 +302,10 @@ class SocketTransport:
         except OSError as error:
             raise unreachable(self.url, error, self._timeout_s) from error
 
-    def _begin_fresh(self, data: bytes) -> tuple[_Connection, bytes]:
+    def _begin_fresh(self, data: bytes) -> tuple[Connection, bytes]:
         opened = socket.create_connection(self._address, self._timeout_s)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(opened)
+        connection = Connection(opened)
         try:
             connection.limit(self._timeout_s)
             first = connection.exchange(data)
@@ -316,7 +316,7 @@ class SocketTransport:
             raise
         return connection, first
 
-    def _answers(self, connection: _Connection, data: bytes, *, streaming: bool = False) -> list[Response]:
+    def _answers(self, connection: Connection, data: bytes, *, streaming: bool = False) -> list[Response]:
         """The answers once the one that begins with `data` is complete; in a stream, once its head is."""
         try:
             answers = connection.parser.feed(data)
@@ -329,7 +329,7 @@ class SocketTransport:
             raise
         return answers
 
-    def _rest(self, connection: _Connection, streaming: bool) -> list[Response]:
+    def _rest(self, connection: Connection, streaming: bool) -> list[Response]:
         deadline_s = self._clock.monotonic_s() + self._timeout_s
         answers: list[Response] = []
         while not answers and not (streaming and connection.parser.status):

@@ -180,8 +180,23 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close what is idle now, and the rest when it is given back. Closing again does nothing."""
         self._closed = True
-        self._drop_idle()
+        self.drop_idle()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
+
+    def drop_idle(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def warm(self) -> None:
+        """Be connected. Raises as `send`."""
+        if any(connection.is_usable for connection in self._idle):
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._keep(await self._connect())
+        except OSError as error:
+            raise unreachable(self.url, error, self._timeout_s) from error
 
     # For the bodies.
 
@@ -229,13 +244,7 @@ class AsyncTransport:
 
     async def _begin(self, request: Request) -> tuple[_Connection, bytes]:
         """Send a request: the connection it went out on, and the first bytes of the answer."""
-        loop = asyncio.get_running_loop()
-        if self._closed:
-            raise closed(self.url)
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise InvalidRequest(f"the client of {self.url} belongs to another event loop", hint="open one in each loop")
-            self._loop = loop
+        self._check()
         data = render_request(request, self._host)
         while self._idle:
             connection = self._idle.pop()
@@ -244,10 +253,24 @@ class AsyncTransport:
                 if first:
                     return connection, first
                 # The server has closed a kept connection, as it may; the others are hardly better.
-                self._drop_idle()
+                self.drop_idle()
             connection.close()
-        _, connection = await loop.create_connection(_Connection, *self._address)
+        connection = await self._connect()
         return connection, await self._exchange(connection, data, kept=False)
+
+    def _check(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise closed(self.url)
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise InvalidRequest(f"the client of {self.url} belongs to another event loop", hint="open one in each loop")
+            self._loop = loop
+        return loop
+
+    async def _connect(self) -> _Connection:
+        _, connection = await self._check().create_connection(_Connection, *self._address)
+        return connection
 
     async def _exchange(self, connection: _Connection, data: bytes, *, kept: bool) -> bytes:
         """The first bytes of an answer; none if a kept connection had been closed."""
@@ -264,7 +287,3 @@ class AsyncTransport:
             connection.close()
             raise
         return first
-
-    def _drop_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
