@@ -166,7 +166,8 @@ def lookup(
         settings: Settings, or the path of a `venice.toml`.
         store: Where to look.
         key: The key to look up for an item; None looks nothing up.
-        via: `"thin"`, by the router, or `"davinci"`, in a replica of its own that each process of the flow keeps.
+        via: `"thin"`, by the router; `"fast"`, straight from the workers; or `"davinci"`, in a replica of its own that each process
+            of the flow keeps.
         fields: Of the row; default: all.
 
     Raises:

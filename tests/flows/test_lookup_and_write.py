@@ -55,7 +55,7 @@ def settings(start_cluster: Callable[..., Cluster]) -> Settings:
 
 def test_each_item_gets_its_row(settings: Settings) -> None:
     items: list[dict[str, Any]] = [{"id": 3}, {"id": 99}, {"id": None}, {"id": 3}, {"id": 4}]
-    for via in ("thin", "davinci"):
+    for via in ("thin", "fast", "davinci"):
         found: list[Any] = []
         flow = Dataflow("enrich")
         source = op.input("items", flow, TestingSource(items, batch_size=5))
@@ -79,8 +79,6 @@ def test_lookups_that_cannot_work_are_refused(settings: Settings) -> None:
     def lookup(via: str = "thin", fields: Any = None, key: Callable[[int], Any] = lambda item: item) -> Lookup[int]:
         return Lookup(settings, "rows", "step", key, via, fields)
 
-    with pytest.raises(InvalidRequest, match="no fast client yet"):
-        lookup(via="fast")
     with pytest.raises(InvalidRequest, match="via 'router'"):
         lookup(via="router")
     with pytest.raises(InvalidRequest, match="one text"):

@@ -1,6 +1,6 @@
 """Rows for a batch of items: what `venice.operators.lookup` is made of.
 
-Read path: dataflow → **lookup** → thin or Da Vinci client.
+Read path: dataflow → **lookup** → thin, fast or Da Vinci client.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from venice.client.fast import FastClient
 from venice.client.thin import ThinClient
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
@@ -43,7 +44,7 @@ class Lookup(Generic[X]):
         store: Where to look.
         name: Of the step: a Da Vinci replica is kept under it.
         key: Of an item; None looks nothing up.
-        via: `"thin"` or `"davinci"`.
+        via: `"thin"`, `"fast"` or `"davinci"`.
         fields: Of the row; None: all.
     """
 
@@ -56,10 +57,8 @@ class Lookup(Generic[X]):
         via: str,
         fields: Sequence[str] | None,
     ) -> None:
-        if via == "fast":
-            raise InvalidRequest(f"{name}: there is no fast client yet", hint='look up via "thin", or via "davinci" for the least latency')
-        if via not in ("thin", "davinci"):
-            raise InvalidRequest(f"{name}: nothing can be looked up via {via!r}", hint='say "thin" or "davinci"')
+        if via not in ("thin", "fast", "davinci"):
+            raise InvalidRequest(f"{name}: nothing can be looked up via {via!r}", hint='say "thin", "fast" or "davinci"')
         if isinstance(fields, str):
             raise InvalidRequest(f"{name}: fields is one text, {fields!r}", hint=f"give a list: [{fields!r}]")
         self._settings = settings
@@ -108,6 +107,8 @@ class Lookup(Generic[X]):
     def _open(self, settings: Settings) -> _Client:
         if self._via == "thin":
             return ThinClient(settings.router_url, self._store)
+        if self._via == "fast":
+            return FastClient(settings.router_url, self._store)
         # It brings RocksDB with it, which those who look up by the router need not have.
         from venice.client.davinci import DaVinciClient
 
