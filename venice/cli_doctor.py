@@ -83,15 +83,19 @@ def _python() -> Finding:
     if sys.version_info[:2] in ((3, 11), (3, 12)):
         return Finding(name="python", state="ok", found=version)
     return Finding(
-        name="python", state="wrong", found=f"{version}: workers need 3.11 or 3.12, clients run on any from 3.11", fix="use Python 3.12"
+        name="python",
+        state="wrong",
+        found=f"{version}: workers need 3.11 or 3.12, everything else runs on any from 3.11",
+        fix="use Python 3.12",
     )
 
 
 def _packages() -> Finding:
     lacking = {extra: [name for name in names if importlib.util.find_spec(name) is None] for extra, names in PACKAGES.items()}
-    lacking = {extra: names for extra, names in lacking.items() if names}
+    # What no release of this Python has cannot be installed; the finding about Python says so.
+    lacking = {extra: names for extra, names in lacking.items() if names and (extra != "flows" or sys.version_info < (3, 13))}
     if not lacking:
-        return Finding(name="packages", state="ok", found="all extras are installed")
+        return Finding(name="packages", state="ok", found="everything that this Python can have is installed")
     found = "; ".join(f"{extra} lacks {', '.join(names)}" for extra, names in lacking.items())
     return Finding(name="packages", state="wrong", found=found, fix=f"pip install 'venice-data[{','.join(lacking)}]'")
 

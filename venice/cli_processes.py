@@ -208,6 +208,10 @@ def _function(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name == "bytewax":
+            from venice.supervisor import check_bytewax
+
+            check_bytewax()
         raise NotFound(
             f"no module {error.name!r} (wanted for {name})", hint="run it from its folder, or install it into this environment"
         ) from error

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from venice.clock import Clock, SystemClock
 from venice.config import Flow, Settings, environment
 from venice.control.remote import ControllerClient
 from venice.deployed import STEADY_S, FlowState, State, command, process_name, write_state
-from venice.errors import Unavailable, VeniceError
+from venice.errors import NotFound, Unavailable, VeniceError
 from venice.node import check_port, host_port, on_stop_signal, worker_id, worker_url
 from venice.telemetry import log_event
 
@@ -191,13 +192,35 @@ class Supervisor:
 
 
 def run_node(settings: Settings) -> None:
-    """Run a node's workers, and the dataflows it was given, until SIGTERM or SIGINT."""
+    """Run a node's workers, and the dataflows it was given, until SIGTERM or SIGINT.
+
+    Raises:
+        NotFound: Workers cannot run on this Python.
+    """
+    check_bytewax()
     supervisor = Supervisor(settings.data / "logs")
     for index in range(settings.workers):
         supervisor.add(f"{settings.node}-w{index}", ["worker", "run", WORKER_BUILD, "--worker", str(index)], settings)
     for flow in settings.flows:
         _add_flow(supervisor, settings, flow)
     _run(supervisor)
+
+
+def check_bytewax() -> None:
+    """Nothing if dataflows can run in this environment.
+
+    Raises:
+        NotFound: Bytewax, their engine, is not installed; the hint says whether it can be.
+    """
+    if importlib.util.find_spec("bytewax") is not None:
+        return
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        raise NotFound("workers need bytewax, which is not installed here", hint="pip install 'venice-data[all]'")
+    version = ".".join(map(str, sys.version_info[:2]))
+    raise NotFound(
+        f"workers run on Python 3.11 and 3.12, this is {version}: bytewax, which runs them, has no release for it",
+        hint="install 'venice-data[all]' into an environment of Python 3.12; clients, pushes, SQL and all other commands work in this one",
+    )
 
 
 def _add_flow(supervisor: Supervisor, settings: Settings, flow: Flow) -> None:
@@ -241,8 +264,10 @@ class Cluster:
 
         Raises:
             Conflict: A port is taken; nothing was started.
+            NotFound: Workers cannot run on this Python; nothing was started.
             Unavailable: A process did not answer in time; all are stopped again.
         """
+        check_bytewax()
         for name, url in self._urls.items():
             check_port(*host_port(url), name)
         self.supervisor.start()

@@ -9,8 +9,13 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from venice import supervisor
+from venice.config import Settings
+from venice.errors import NotFound
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PREFIXED = {"flows": "venice_flows", "schemas": "venice_schemas"}
@@ -57,3 +62,21 @@ def test_every_dependency_is_pinned_once_by_name_and_version_only() -> None:
     wanted = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
     names = {re.split(r"[\[;<>= ]", item)[0].lower().replace("_", "-") for item in wanted} - {"venice-data"}
     assert names <= set(pinned), f"not pinned: {sorted(names - set(pinned))}"
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [((3, 12, 1), "pip install 'venice-data[all]'"), ((3, 14, 0), "into an environment of Python 3.12")]
+)
+def test_workers_without_their_engine_are_refused_at_once(
+    version: tuple[int, int, int], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a worker that cannot come; on a Python that has no bytewax the message says which one has."""
+    monkeypatch.setitem(sys.modules, "bytewax", None)
+    monkeypatch.setattr(supervisor, "sys", SimpleNamespace(version_info=version, executable=sys.executable))
+    settings = Settings(data=tmp_path)
+    with pytest.raises(NotFound) as of_node:
+        supervisor.run_node(settings)
+    with pytest.raises(NotFound) as of_cluster:
+        supervisor.Cluster(settings).start()
+    assert advice in of_node.value.hint == of_cluster.value.hint
+    assert list(tmp_path.iterdir()) == []
