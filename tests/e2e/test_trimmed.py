@@ -6,18 +6,17 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from streaming import HYBRID, STREAMED, Stream, create, eventually, holds, pushed, streaming, worker_pids
+from streaming import STREAMED, eventually, holds, streaming, worker_pids
+from trimming import PARTITIONS, create_with_short_rewind, leftovers, log, lose_disk, starts, trimmed_cluster, until_trimmed
 
 from venice.client.changes import Change, ChangeFeed, ChangeReader, Cursor
 from venice.client.davinci import DaVinciClient
@@ -26,73 +25,16 @@ from venice.clock import SystemClock
 from venice.config import Settings, environment
 from venice.control.reading import read_catalog
 from venice.log import Log
-from venice.log.open import open_log
-from venice.naming import parse_checkpoint_name
-from venice.push.batch import push
 from venice.storage.snapshot import verify
 from venice.supervisor import Cluster
 
-PARTITIONS = range(4)
+__all__ = ["log", "trimmed_cluster"]  # Fixtures: pytest finds them by their names here.
 
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as opened:
         yield opened
-
-
-@pytest.fixture
-def cluster(log_url: str, make_settings: Callable[..., Settings]) -> Iterator[Cluster]:
-    """One node with two workers, which write a checkpoint whenever there is something to write, and topics without a margin."""
-    eager = {"log": log_url, "checkpoint_records": 1, "checkpoint_s": 0.0, "topic_margin_s": 0.0}
-    running = Cluster(make_settings(workers=2).model_copy(update=eager))
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def log(cluster: Cluster) -> Iterator[Log]:
-    opened = open_log(cluster.settings.log_url, SystemClock())
-    yield opened
-    opened.close()
-
-
-def starts(log: Log, topic: str) -> list[int]:
-    return [log.start_offset(topic, partition) for partition in PARTITIONS]
-
-
-def with_short_rewind(settings: Settings) -> None:
-    """A store whose real-time topic is soon needed no more."""
-    create(settings).update_store("counts", hybrid=replace(HYBRID, rewind_s=1))
-    push(settings, "counts", sql=pushed(1))
-
-
-def until_trimmed(log: Log, stream: Stream, beyond: list[int] | None = None) -> list[int]:
-    """Wait until the version topic begins behind the given offsets, in every partition."""
-    bounds = beyond or [0] * len(PARTITIONS)
-    eventually(
-        lambda: all(start > bound for start, bound in zip(starts(log, "counts_v1"), bounds, strict=True)),
-        lambda: (starts(log, "counts_v1"), stream.errors),
-        timeout_s=120,
-    )
-    return starts(log, "counts_v1")
-
-
-def lose_disk(cluster: Cluster, worker: str) -> None:
-    """Kill a worker, and delete what it had before it is started again."""
-    settings = cluster.settings
-    supervisor = cluster.supervisor.pids()["node-1"]
-    os.kill(supervisor, signal.SIGSTOP)
-    try:
-        for pid in worker_pids(cluster, "node-1"):
-            if f"--worker\0{worker[-1]}" in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, signal.SIGKILL)
-                eventually(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text(), lambda: pid)  # noqa: B023
-        if (settings.replicas / worker).exists():  # not if the worker has just lost it and was killed before it made another
-            shutil.rmtree(settings.replicas / worker)
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
 
 
 def read_changes(settings: Settings, start: str, cursors: dict[int, Cursor | None], expected: dict[int, int | None]) -> list[Change]:
@@ -114,10 +56,10 @@ def read_changes(settings: Settings, start: str, cursors: dict[int, Cursor | Non
 
 
 def test_whoever_lacks_what_was_trimmed_comes_back_with_every_acknowledged_write(
-    cluster: Cluster, log: Log, stack: ExitStack, tmp_path: Path
+    trimmed_cluster: Cluster, log: Log, stack: ExitStack, tmp_path: Path
 ) -> None:
-    settings = cluster.settings
-    with_short_rewind(settings)
+    cluster, settings = trimmed_cluster, trimmed_cluster.settings
+    create_with_short_rewind(settings)
     cursors: dict[int, Cursor | None] = {}
     with streaming(settings, 1) as stream:
         eventually(lambda: len(stream.acknowledged) == len(STREAMED), lambda: stream.errors)
@@ -158,16 +100,16 @@ def inspect(settings: Settings, *arguments: str) -> str:
     return subprocess.run(command, env=environment(settings), capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_kills_at_any_moment_of_it_lose_nothing_and_leave_nothing(cluster: Cluster, log: Log) -> None:
+def test_kills_at_any_moment_of_it_lose_nothing_and_leave_nothing(trimmed_cluster: Cluster, log: Log) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when the test fails
     rng = random.Random(seed)
-    settings = cluster.settings
-    with_short_rewind(settings)
+    cluster, settings = trimmed_cluster, trimmed_cluster.settings
+    create_with_short_rewind(settings)
     with streaming(settings, seed) as stream:
         before = until_trimmed(log, stream)
         for _ in range(5):
-            time.sleep(rng.uniform(0.5, 2.5))
+            time.sleep(rng.uniform(0.5, 2.5))  # so that it happens at a random moment: nothing is waited for
             if rng.random() < 0.5:
                 os.kill(cluster.supervisor.pids()["controller"], signal.SIGKILL)
             for pid in rng.sample(worker_pids(cluster, "node-1"), rng.randint(0, 1)):
@@ -179,16 +121,3 @@ def test_kills_at_any_moment_of_it_lose_nothing_and_leave_nothing(cluster: Clust
     with ThinClient(settings.router_url, "counts") as thin:
         eventually(holds(thin, expected, "push 1"), lambda: starts(log, "counts_v1"))
     eventually(lambda: leftovers(settings) == set(), lambda: leftovers(settings), timeout_s=120)
-
-
-def leftovers(settings: Settings) -> set[str]:
-    """Folders of checkpoints that the catalog does not name and will not."""
-    catalog = read_catalog(settings)
-    left = set()
-    for folder in (Path(settings.blobs_url) / "counts" / "counts_v1").iterdir():
-        parsed = parse_checkpoint_name(folder.name)
-        if parsed is not None:
-            kept = catalog.kept("counts", 1, parsed[0])
-            if parsed[1] <= kept[0].next_offset and folder.name not in {Path(one.snapshot.uri).name for one in kept}:
-                left.add(folder.name)
-    return left
