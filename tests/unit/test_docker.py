@@ -18,6 +18,8 @@ from venice.cli import app
 from venice.clock import SystemClock
 from venice.config import Settings
 from venice.log.open import open_log
+from venice.node import worker_url
+from venice.supervisor import STOP_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
@@ -67,6 +69,20 @@ def test_services_find_each_other(name: str) -> None:
         assert f"{port}:{port}" in SERVICES[command]["ports"]
     if OURS[name].get("command") == ["run", "node"]:
         assert (settings.node, settings.worker_host) == (name, name)
+
+
+@pytest.mark.parametrize("name", [name for name, service in OURS.items() if "command" in service])
+def test_processes_are_asked_where_they_listen_and_are_given_time_to_stop(name: str) -> None:
+    settings = settings_of(image_environment() | OURS[name]["environment"])
+    url = {"controller": f"{settings.controller_url}/api/v1/health", "router": f"{settings.router_url}/health"}
+    (asked,) = re.findall(r"urlopen\('(.*)'\)", OURS[name]["healthcheck"]["test"][-1])
+    assert asked == url.get(name, f"{worker_url(settings, 0)}/health")
+    assert int(OURS[name]["stop_grace_period"].removesuffix("s")) > STOP_S
+    assert OURS[name]["restart"] == "unless-stopped"
+
+
+def test_the_image_is_built_once() -> None:
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["controller"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
