@@ -1,4 +1,4 @@
-"""Single gets, decoded: Da Vinci with and without its object cache, the thin client, and redis-py with msgpack beside them.
+"""Single gets, decoded: Da Vinci with and without its object cache, the fast and the thin client, and redis-py with msgpack beside them.
 
     python tests/bench/bench_get.py [--rows 200000] [--gets 20000] [--rounds 5]
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from venice.client.davinci import DaVinciClient
+from venice.client.fast import FastClient
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, load
@@ -112,11 +113,13 @@ def bench(shape: str, settings: Settings, arguments: argparse.Namespace, folder:
         davinci = stack.enter_context(DaVinciClient(settings, store))
         cold = stack.enter_context(DaVinciClient(settings, store, folder=folder / f"{store}-cold", cache_bytes=0))
         cached = stack.enter_context(DaVinciClient(settings, store, folder=folder / f"{store}-cached", cache_objects=arguments.rows))
+        fast = stack.enter_context(FastClient(settings.router_url, store))
         thin = stack.enter_context(ThinClient(settings.router_url, store))
         variants: dict[str, Callable[[int], Any]] = {
             "Da Vinci": davinci.get,
             "Da Vinci, no row cache": cold.get,
             "Da Vinci, object cache": cached.get,
+            "fast client": fast.get,
             "thin client": thin.get,
         }
         client = stack.enter_context(redis_server(folder))
