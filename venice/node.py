@@ -11,6 +11,7 @@ import resource
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
 
+SWITCH_S = 0.0005
+"""How long the thread that folds may keep the interpreter from the one that answers reads; Python's own 5 ms would be each read's wait."""
+
 _HELD = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE, VersionStatus.ROLLED_BACK})
 
 
@@ -92,6 +96,7 @@ class WorkerRuntime:
         """
         settings = self.settings
         _allow_many_files()
+        sys.setswitchinterval(SWITCH_S)
         if threading.current_thread() is threading.main_thread():
             on_stop_signal(self.stopping.set)
         self._log = open_log(settings.log_url, self._clock)
