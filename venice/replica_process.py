@@ -4,14 +4,15 @@ Write path: snapshot and version topic → `venice/replicas.py` → storage. A D
 starts one: this process owns the replicas, attaches and folds; the client opens the same files to read
 (`venice/storage/beside.py`).
 
-Standard input: `Wanted` replicas, as often as they change; its end is the order to stop. Standard output: `Message`s. Both are
-pickles one after the other between two processes of one program.
+Standard input: `Wanted` replicas, as often as they change, and those that are `Condemned`; its end is the order to stop.
+Standard output: `Message`s. Both are pickles one after the other between two processes of one program.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import queue
 import secrets
 import sys
 import threading
@@ -40,6 +41,16 @@ POLL_S = 0.02
 
 Place = tuple[str, int, int]
 """(store, version, partition)."""
+
+
+class Condemned(NamedTuple):
+    """Corrupt bytes were read in this directory of a replica: it is to be replaced."""
+
+    place: Place
+    folder: str
+
+
+Order = list[Wanted] | Condemned
 
 
 class Opened(NamedTuple):
@@ -104,12 +115,16 @@ def run(folder: Path, log_url: str, orders: BinaryIO, out: BinaryIO) -> None:
     replicas = ReplicaSet(folder, log, clock=clock, ids=lambda: secrets.token_hex(8), grace_s=GRACE_S)
     lookout = Lookout(log, replicas, clock)
     stopping = threading.Event()
+    condemned: queue.SimpleQueue[Condemned] = queue.SimpleQueue()
 
     def obey() -> None:
         try:
             while True:
-                wanted: list[Wanted] = pickle.load(orders)
-                replicas.want(wanted)
+                order: Order = pickle.load(orders)
+                if isinstance(order, Condemned):
+                    condemned.put(order)
+                else:
+                    replicas.want(order)
         except (EOFError, OSError, pickle.UnpicklingError):
             stopping.set()
 
@@ -118,6 +133,8 @@ def run(folder: Path, log_url: str, orders: BinaryIO, out: BinaryIO) -> None:
     told: dict[Place, _Told] = {}
     try:
         while not stopping.is_set():
+            while not condemned.empty():
+                _condemn(replicas, condemned.get())
             for name, entries in replicas.poll(timeout_s=POLL_S):
                 replicas.fold(name, entries)
             if replicas.generation != generation:
@@ -133,6 +150,13 @@ def run(folder: Path, log_url: str, orders: BinaryIO, out: BinaryIO) -> None:
     finally:
         replicas.close()
         log.close()
+
+
+def _condemn(replicas: ReplicaSet, order: Condemned) -> None:
+    store, version, partition = order.place
+    storage: Any = replicas.open.get((store, version), {}).get(partition)
+    if storage is not None and str(storage.folder) == order.folder:
+        replicas.condemn(store, version, partition)
 
 
 def _announce(replicas: ReplicaSet, told: dict[Place, _Told], out: BinaryIO) -> dict[Place, _Told]:

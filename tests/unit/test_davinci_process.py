@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,8 @@ from venice.supervisor import Cluster
 eventually = partial(waiting.eventually, timeout_s=60)
 ROW = json.dumps({"type": "record", "name": "Row", "fields": [{"name": "edition", "type": "int"}, {"name": "count", "type": "long"}]})
 KEYS = range(500)
+NUMBERS = itertools.count()
+"""One for each store: tests have several."""
 
 
 def rows(edition: int) -> str:
@@ -60,7 +63,7 @@ def controller(settings: Settings) -> ControllerClient:
 
 @pytest.fixture(params=["batch", "hybrid"])
 def store(settings: Settings, controller: ControllerClient, request: pytest.FixtureRequest) -> str:
-    name = f"{request.node.originalname.removeprefix('test_')[:50].rstrip('_')}-{request.param}"
+    name = f"{request.node.originalname.removeprefix('test_')[:40].rstrip('_')}-{next(NUMBERS)}-{request.param}"
     hybrid = HybridConfig(lag_records_max=0) if request.param == "hybrid" else None
     controller.create_store(name, key_schema='"long"', value_schema=ROW, config=StoreConfig(partition_count=2), hybrid=hybrid)
     push(settings, name, sql=rows(1))
@@ -119,13 +122,17 @@ def base_of(storage: object) -> int:
     return storage._layers.base
 
 
-def test_swaps_and_deaths_are_not_noticed(settings: Settings, controller: ControllerClient, store: str, tmp_path: Path) -> None:
-    with DaVinciClient(settings, store, folder=tmp_path, process=True) as davinci:
+@pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
+def test_swaps_and_deaths_are_not_noticed(
+    settings: Settings, controller: ControllerClient, store: str, tmp_path: Path, process: bool
+) -> None:
+    with DaVinciClient(settings, store, folder=tmp_path, process=process) as davinci:
         with Reading(davinci) as reading:
             for edition in (2, 3):
                 push(settings, store, sql=rows(edition))
                 eventually(partial(shows, davinci, edition))
-                kill_child(davinci)
+                if process:
+                    kill_child(davinci)
             controller.rollback(store)
             eventually(partial(shows, davinci, 2))
             controller.roll_forward(store)

@@ -22,12 +22,13 @@ from venice.client.view import View, read, view_of
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
 from venice.control.catalog import Catalog, CatalogTail
-from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log.open import open_log
 from venice.lookout import Lookout, measure, measure_faults
 from venice.model import NO_VERSION, ReplicaReport, Store, Version, VersionStatus
 from venice.replica import Wanted
 from venice.replicas import ReplicaSet
+from venice.rules.partitioning import partition_of
 from venice.telemetry import Metrics
 
 _SERVABLE = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE})
@@ -102,13 +103,18 @@ class DaVinciClient:
 
         Raises:
             InvalidRequest: The key does not fit the store's key schema.
-            Unavailable: The client is closed.
+            Corrupt: What was pushed or written is no value of its schema.
+            Unavailable: The client is closed; or the replica was found damaged, and is not back within 5 seconds.
         """
         view = self._view or self._current()
         while True:
             try:
                 return view.get(key)
             except Unavailable:
+                view = self._after(view)
+            except Corrupt:
+                if not self._condemned(view, (key,)):
+                    raise
                 view = self._after(view)
 
     def batch_get(self, keys: Iterable[Any]) -> dict[Any, Any]:
@@ -176,6 +182,25 @@ class DaVinciClient:
                 return read(view, wanted)
             except Unavailable:
                 view = self._after(view)
+            except Corrupt:
+                if not self._condemned(view, wanted):
+                    raise
+                view = self._after(view)
+
+    def _condemned(self, view: View, keys: Iterable[Any]) -> bool:
+        """Whether replicas hold bytes for these keys that cannot be read: then they are being attached afresh."""
+        found = False
+        for raw in map(view.encode_key, keys):
+            partition = partition_of(raw, len(view.storages))
+            storage = view.storages[partition]
+            try:
+                storage.get(raw)
+            except Corrupt:
+                found = True
+                self._replicas.condemn(self.store, view.version, partition, storage)
+            except Unavailable:  # another read has found it before
+                found = True
+        return found
 
     def _current(self) -> View:
         view = self._view

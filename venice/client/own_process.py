@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from venice.errors import VeniceError
 from venice.log import Entry
 from venice.model import ReplicaReport
 from venice.replica import Wanted
-from venice.replica_process import Changed, Message, Opened, Place, Present, Seen
+from venice.replica_process import Changed, Condemned, Message, Opened, Order, Place, Present, Seen
 from venice.storage.beside import BesideStorage
 from venice.telemetry import log_event
 
@@ -65,15 +65,21 @@ class ReplicaProcess:
         """From now on, hold exactly these replicas."""
         with self._lock:
             self._wanted = list(wanted)
-            self._order()
+            self._order(self._wanted)
 
-    def poll(self, *, timeout_s: float) -> list[tuple[str, list[Entry]]]:
+    def condemn(self, store: str, version: int, partition: int, storage: Readable) -> None:
+        """Have a replica replaced in whose storage corrupt bytes were read. From any thread."""
+        assert isinstance(storage, BesideStorage), "all that is read here is beside its owner"
+        with self._lock:
+            self._order(Condemned((store, version, partition), str(storage.folder)))
+
+    def poll(self, *, timeout_s: float) -> list[tuple[str, Sequence[Entry]]]:
         """Wait for a change of `open`; there is never anything to fold here."""
         self._changed.wait(timeout_s)
         self._changed.clear()
         return []
 
-    def fold(self, name: str, entries: list[Entry]) -> int:
+    def fold(self, name: str, entries: Sequence[Entry]) -> int:
         """The child folds."""
         raise AssertionError(f"{name} is folded by the child")
 
@@ -101,12 +107,12 @@ class ReplicaProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
-    def _order(self) -> None:
+    def _order(self, order: Order) -> None:
         stdin = self._child.stdin
-        if self._wanted is not None and stdin is not None:
-            # A child that is gone gets its orders when it is back.
+        if stdin is not None:
+            # A child that is gone hears what is wanted when it is back.
             with suppress(OSError, ValueError):
-                pickle.dump(self._wanted, stdin, protocol=pickle.HIGHEST_PROTOCOL)
+                pickle.dump(order, stdin, protocol=pickle.HIGHEST_PROTOCOL)
                 stdin.flush()
 
     def _listen(self) -> None:
@@ -131,7 +137,8 @@ class ReplicaProcess:
                     with suppress(OSError):
                         self._child.stdin.close()
                 self._child = self._start()
-                self._order()
+                if self._wanted is not None:
+                    self._order(self._wanted)
 
     def _take(self, message: Message) -> None:
         match message:
