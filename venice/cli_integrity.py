@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from venice.cli_output import AsJson, faults_text, lag_text, model_json, moment, preview, say, say_json, settings_of, table
+from venice.errors import NotFound
 
 if TYPE_CHECKING:
+    from venice.config import Settings
     from venice.log import Entry, Log
     from venice.model import ReplicaReport, WorkerReport
 
@@ -32,6 +34,8 @@ def lag(
         ((one, report) for report in reports for one in report.replicas if store in ("", one.store)),
         key=lambda pair: (pair[0].store, pair[0].version, pair[0].partition, pair[1].worker.id),
     )
+    if store and not found:
+        _check_store(settings_of(ctx), store)
     if as_json:
         say_json([{"worker": report.worker.id, "reported_ms": report.reported_ms, **model_json(one)} for one, report in found])
     elif not found:
@@ -67,6 +71,8 @@ def dead_letters(
                 rows.append({"at": at, "time": moment(letter.timestamp_ms), **origin, **why, "payload": letter.payload})
     finally:
         log.close()
+    if not rows:
+        _check_store(settings_of(ctx), store)
     if as_json:
         say_json(rows)
     elif not rows:
@@ -74,6 +80,15 @@ def dead_letters(
     else:
         head = (*rows[0].keys(), "bytes")
         say(table(head, ([*list(row.values())[:-1], preview(row["payload"]), f"{len(row['payload']):,}"] for row in rows)))
+
+
+def _check_store(settings: Settings, store: str) -> None:
+    """Raises NotFound for a store that the catalog does not have."""
+    from venice.control.reading import read_catalog
+
+    stores = read_catalog(settings).stores
+    if store not in stores:
+        raise NotFound(f"no store {store!r}", hint=f"stores: {', '.join(sorted(stores)) or 'none yet'}")
 
 
 def _lag_row(one: ReplicaReport, report: WorkerReport, now_ms: int) -> tuple[object, ...]:

@@ -273,7 +273,7 @@ def _live(pictures: Iterator[Picture], count: int) -> None:
     from rich.table import Table
 
     def drawn(picture: Picture) -> RenderableType:
-        parts = []
+        parts: list[RenderableType] = []
         for head, rows in _tables(picture):
             part = Table(*head, title=picture.cluster if not parts else None, title_justify="left", expand=False)
             for row in rows:
