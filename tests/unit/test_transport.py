@@ -626,15 +626,18 @@ def test_a_forked_process_gets_its_own_answers() -> None:
         assert server.connections == 2
 
 
-def test_tasks_get_their_own_answers() -> None:
+def test_tasks_get_their_own_answers_over_a_bounded_number_of_connections() -> None:
+    many = 20 * IDLE_MAX
+
     async def main(url: str) -> list[bytes]:
         transport = AsyncTransport(url, timeout_s=TIMEOUT_S)
-        found = await asyncio.gather(*[transport.send(get(f"/{number}")) for number in range(2 * IDLE_MAX)])
+        found = await asyncio.gather(*[transport.send(get(f"/{number}")) for number in range(many)])
         await transport.close()
         return [response.body for response in found]
 
     with ScriptedServer(echo) as server:
-        assert asyncio.run(main(server.url)) == [b"/%d" % number for number in range(2 * IDLE_MAX)]
+        assert asyncio.run(main(server.url)) == [b"/%d" % number for number in range(many)]
+        assert server.connections <= IDLE_MAX
 
 
 def test_a_cancelled_request_leaves_its_answer_to_nobody() -> None:

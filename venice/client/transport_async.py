@@ -142,6 +142,8 @@ class AsyncTransport:
         self._timeout_s = check_timeout(timeout_s)
         self._heads = KnownHeads()
         self._idle: list[_Connection] = []
+        # Who asks for more at once waits for its turn: a server turns a peer away that opens connections by the hundred.
+        self._places = asyncio.Semaphore(IDLE_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self.url = url
@@ -155,7 +157,7 @@ class AsyncTransport:
             InvalidRequest: The transport is closed, or belongs to another event loop.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s), self._places:
                 connection, data = await self._begin(request)
                 answer = self._heads.answer(data)
                 if answer is not None:
