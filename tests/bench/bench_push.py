@@ -225,8 +225,9 @@ def main() -> None:
             cluster = Cluster(load(data=folder / "data", worker_port=worker, **urls))
             cluster.start()
             stack.callback(cluster.stop)
-            for arguments.packed in arguments.compression or ["none"]:
-                report(f"{shape}, {arguments.packed}", bench(cluster.settings, file, arguments, folder))
+            for packed in arguments.compression or ["none"]:
+                arguments.packed = packed
+                report(f"{shape}, {packed}", bench(cluster.settings, file, arguments, folder))
 
 
 if __name__ == "__main__":

@@ -99,14 +99,7 @@ def build(
 
     reader = Reader(connection, plan, batch_rows(size.row_bytes))
     run_lanes([reader.open], tick=tick, stop=connection.interrupt)  # A query that sorts or groups does all its work in there.
-    dictionary = b""
-
-    def learn() -> None:
-        nonlocal dictionary
-        dictionary = dictionary_for(connection.cursor(), plan, reader, target.value_bytes_max)
-
-    if target.compression is Compression.ZSTD_DICT:
-        run_lanes([learn], tick=tick, stop=connection.interrupt)
+    dictionary = _dictionary(connection, plan, target, reader, tick)
     stored = StoredValues(target.value_schema_id, target.compression, dictionary, stamped=False)
     encoder = RowEncoder(plan, reader.schema, stored=stored, value_bytes_max=target.value_bytes_max, connection=connection)
     intake = Intake(
@@ -137,6 +130,19 @@ def build(
     ref = seal(target.folder, manifest)
     duplicates = taken.duplicates + sum(one.duplicates for one in written)
     return Built(ref=ref, manifest=manifest, duplicates=duplicates, skipped=taken.skipped)
+
+
+def _dictionary(connection: duckdb.DuckDBPyConnection, plan: Plan, target: Target, reader: Reader, tick: Callable[[], None]) -> bytes:
+    """What values are compressed with; empty where they are compressed without one."""
+    learned: list[bytes] = []
+    if target.compression is Compression.ZSTD_DICT:
+        sampling = connection.cursor()
+
+        def learn() -> None:
+            learned.append(dictionary_for(sampling, plan, reader, target.value_bytes_max))
+
+        run_lanes([learn], tick=tick, stop=sampling.interrupt)
+    return learned[0] if learned else b""
 
 
 def check_counts(taken: Taken, written: Sequence[Written]) -> None:
