@@ -15,7 +15,7 @@ from producer_kit import Site, make_site
 
 from venice.config import Settings
 from venice.log import Log
-from venice.model import Assignment, Leadership, ReplicaReport, StartOffset, Version, VersionStatus
+from venice.model import Assignment, Leadership, ReplicaReport, ReplicaState, StartOffset, Version, VersionStatus
 from venice.naming import version_topic
 from venice.node import WorkerRuntime, worker_id
 from venice.operators import run
@@ -172,7 +172,7 @@ class LocalWorker:
         """Wait until so many replicas have folded so many version-topic records between them.
 
         Returns:
-            Records per second, from the first look that saw some folded.
+            Records per second, from the first look that saw some folded and all replicas attached.
         """
         deadline_s = time.perf_counter() + timeout_s
         first: tuple[float, int] | None = None
@@ -180,7 +180,7 @@ class LocalWorker:
             reports = self.reports()
             folded = sum(report.next_offset for report in reports)
             now_s = time.perf_counter()
-            if first is None and folded and len(reports) == replicas:
+            if first is None and folded and sum(report.state is not ReplicaState.ATTACHING for report in reports) == replicas:
                 first = now_s, folded
             elif first is not None and folded >= records:
                 return (folded - first[1]) / (now_s - first[0])
