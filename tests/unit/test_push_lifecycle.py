@@ -12,8 +12,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from push_kit import LONG, record
+from pyarrow.dataset import dataset
 
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
@@ -123,6 +125,25 @@ def test_a_push_serves_and_the_same_push_is_not_done_twice(place: Place) -> None
     with closing(ThinClient(place.settings.router_url, place.store)) as reader:
         assert reader.get(7) == {"n": 12, "name": "name 7"}
         assert reader.get(10) is None
+
+
+def test_tables_and_data_frames_are_pushed(place: Place) -> None:
+    table = pa.table({"key": [1, 2, 3], "n": [10, 20, 30], "name": ["a", "ü", ""]})
+    expected = {1: {"n": 10, "name": "a"}, 2: {"n": 20, "name": "ü"}, 3: {"n": 30, "name": ""}}
+    with closing(ThinClient(place.settings.router_url, place.store)) as reader:
+        for number, data in enumerate((table, dataset(table), table.to_pandas()), 1):
+            assert push(place.settings, place.store, data=data).rows == 3
+            assert (reader.batch_get([1, 2, 3, 4]), reader.last_version) == (expected, number)
+    with pytest.raises(InvalidRequest, match="'n' of the data is null"):
+        push(place.settings, place.store, data=pa.table({"key": [1], "n": pa.array([None], pa.int64()), "name": ["x"]}))
+    with pytest.raises(InvalidRequest, match="the data has no column 'name'"):
+        push(place.settings, place.store, data=table.drop(["name"]))
+    with pytest.raises(InvalidRequest, match="once only"):
+        push(place.settings, place.store, data=table.to_reader())
+    with pytest.raises(InvalidRequest, match="cannot read a int"):
+        push(place.settings, place.store, data=3)
+    with pytest.raises(InvalidRequest, match="one of them"):
+        push(place.settings, place.store, data=table, sql="SELECT 1")
 
 
 def test_a_dry_run_counts_everything_and_leaves_nothing(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from venice.control.remote import ControllerClient
 from venice.errors import Conflict, InvalidRequest, Unavailable, VeniceError
 from venice.model import Compression, Store, Version, VersionStatus
 from venice.push.columns import quote_text
+from venice.push.data import DATA, register
 from venice.push.heartbeat import Heartbeat
 from venice.push.interrupts import Interrupts, interrupts
 from venice.push.plan import Plan, make_plan
@@ -87,6 +88,7 @@ def push(
     *,
     inputs: str | Path | Sequence[str | Path] | None = None,
     sql: str | None = None,
+    data: object = None,
     key: str | None = None,
     value: str | None = None,
     push_id: str | None = None,
@@ -106,6 +108,7 @@ def push(
         store: The store; it exists and has a value schema. The newest one is written.
         inputs: Files, globs or folders of Parquet, CSV or JSON.
         sql: Instead of `inputs`: a DuckDB query.
+        data: Instead of `inputs`: an Arrow table or dataset, or a data frame of pandas or polars.
         key: Column of the key. Default: the fields of a record key; otherwise `key`, or the only column left over.
         value: Column of the whole value. Default: the fields of a record value; otherwise `value`, or the only column left.
         push_id: Names the push. A push with the id of one that is complete returns at once; with that of one that was
@@ -127,8 +130,8 @@ def push(
         Unavailable: No controller answers, or no workers load the version in time.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the version is killed and its files are removed.
     """
-    if (inputs is None) == (sql is None):
-        raise InvalidRequest("a push needs input files or a query, and not both", hint="give --input PATH or --sql QUERY")
+    if sum(given is not None for given in (inputs, sql, data)) != 1:
+        raise InvalidRequest("a push needs input files, or a query, or data: one of them", hint="give --input PATH or --sql QUERY")
     clock = clock if clock is not None else SystemClock()
     options = PushOptions(
         key=key, value=value, push_id=push_id, allow_duplicates=allow_duplicates, deferred_swap=deferred_swap,
@@ -138,7 +141,7 @@ def push(
     paths = [inputs] if isinstance(inputs, str | Path) else list(inputs or ())
     with interrupts() as signals:
         job = _Push(ControllerClient(url, clock), store, options, clock, Reporter(clock, on_event), signals)
-        return job.run(paths, sql)
+        return job.run(paths, sql, data)
 
 
 class _Push:
@@ -156,7 +159,7 @@ class _Push:
         self._threads = options.threads or _cores()
         self._push_id = options.push_id or f"push-{clock.now_ms()}-{os.getpid()}"
 
-    def run(self, paths: Sequence[str | Path], sql: str | None) -> PushResult:
+    def run(self, paths: Sequence[str | Path], sql: str | None, data: object) -> PushResult:
         self._reporter.begin(Phase.PLAN)
         store = self._client.get_store(self._store)
         if not store.value_schemas:
@@ -165,10 +168,12 @@ class _Push:
         if done is not None and not self._options.dry_run:
             self._reporter.end()
             return self._found(done)
-        source = locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
+        source = DATA if data is not None else locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
         with duckdb.connect() as connection:
             self._signals.watch(connection)
             configure(connection, self._threads, self._options.memory_limit)
+            if data is not None:
+                register(connection, data)
             plan = make_plan(
                 connection,
                 source,

@@ -77,9 +77,9 @@ class Plan:
         return f"SELECT {self.columns} FROM {replace(self.source, files=files).relation(self.types)} AS source"
 
     def rows_where(self, condition: str) -> str:
-        """SQL: (file or "the query", rows) where an SQL condition on input columns holds, most rows first."""
+        """SQL: (file or name of the query, rows) where an SQL condition on input columns holds, most rows first."""
         if self.source.format is Format.SQL:
-            return f"SELECT 'the query', count(*) FROM {self.source.relation({})} AS source WHERE {condition}"
+            return f"SELECT {quote_text(self.source.query_name)}, count(*) FROM {self.source.relation({})} AS source WHERE {condition}"
         relation = self.source.relation(self.types, with_file=True)
         return f"SELECT {self.source.file_column}, count(*) AS n FROM {relation} WHERE {condition} GROUP BY ALL ORDER BY n DESC"
 

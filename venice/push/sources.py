@@ -73,20 +73,22 @@ class Source:
     format: Format
     files: tuple[str, ...] = ()
     query: str = ""
+    query_name: str = "the query"
+    """What messages call the rows of `query`."""
 
     def __str__(self) -> str:
         if self.format is Format.SQL:
-            return "the query"
+            return self.query_name
         return self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more files"
 
     def describe(self, connection: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
-        """Columns per file; those of a query under "the query".
+        """Columns per file; those of a query under its name.
 
         Raises:
             InvalidRequest: A file is not of its format, or the query is wrong.
         """
         if self.format is Format.SQL:
-            return {"the query": _columns(connection, self.relation({}), "the query")}
+            return {self.query_name: _columns(connection, self.relation({}), self.query_name)}
         return {file: self._describe_file(connection, file) for file in self.files}
 
     def _describe_file(self, connection: duckdb.DuckDBPyConnection, file: str) -> Columns:
