@@ -154,7 +154,9 @@ class Gather(Generic[P]):
             elif not ask.overtaken and now - ask.since_s >= self._long_tail_s(ask):
                 ask.overtaken = True
                 if self._directory.may_retry():
-                    yield from self._send(ask.partitions, self._call.avoided | {ask.peer})
+                    yield from self._send(
+                        [partition for partition in ask.partitions if partition in self.left], self._call.avoided | {ask.peer}
+                    )
 
     def _recover(self) -> Steps[None]:
         """Nobody is left to be asked: wait a little, look at the cluster again, and begin anew with everybody."""
