@@ -55,7 +55,8 @@ def judge(done: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert re.search(r"reads meanwhile: 0 failed, 0 mixed of [1-9]", done.stdout)
     assert len(re.findall(r"freshness.*: p50 \d.*, p99 \d", done.stdout)) == 2
     ending = done.stdout.partition("Try next")[2].splitlines()[1:]
-    assert [re.findall(r"(?:venice|venice\.cli) (up|get|sql)", line) for line in ending] == [["up"], ["get"], ["sql"]]
+    named = [re.findall(r"(?:venice|venice\.cli) --config \S+/venice\.toml (up|get|sql)", line) for line in ending]
+    assert named == [["up"], ["get"], ["sql"]]
     assert using(folder) == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,10 +73,18 @@ def _data(screen: Screen, settings: Settings, folder: Path, flights: Flights, *,
 
 
 def _try_next(screen: Screen, folder: Path, *, own_broker: bool) -> None:
-    venice = Path(sys.executable).with_name("venice")
-    shown = f"cd {folder} && {venice}" if venice.exists() else f"cd {folder} && {sys.executable} -m venice.cli"
-    broker = f"{sys.executable} {BROKER} start {folder / 'kafka'} && " if own_broker else ""
+    venice, python = Path(sys.executable).with_name("venice"), _shown(Path(sys.executable))
+    program = _shown(venice) if venice.exists() else f"{python} -m venice.cli"
+    # No `cd`: each line works wherever the one before it was pasted.
+    shown = f"{program} --config {_shown(folder / 'venice.toml')}"
+    broker = f"{python} {_shown(BROKER)} start {_shown(folder / 'kafka')} && " if own_broker else ""
     screen.console.print("\nTry next, in a terminal that runs the cluster and in another one:")
     screen.console.print(f"  {broker}{shown} up")
     screen.console.print(f"  {shown} get {STORE} live-0")
     screen.console.print(f'  {shown} sql "SELECT dest, count(*) FROM {STORE} GROUP BY dest ORDER BY 2 DESC LIMIT 5"')
+
+
+def _shown(path: Path) -> str:
+    """As it is typed in the folder where the quickstart was started."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
