@@ -93,6 +93,11 @@ class LeaderSet:
         self._retry_at_s: dict[str, float] = {}
         self._appending: deque[tuple[list[Leading], Appending]] = deque()
 
+    @property
+    def leads(self) -> bool:
+        """Whether there is any session."""
+        return bool(self._sessions)
+
     def want(self, led: Iterable[Led]) -> None:
         """From now on, lead exactly these partitions. From any thread; takes effect at the next `poll`."""
         self._wanted = {one.name: one for one in led}

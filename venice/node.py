@@ -84,7 +84,8 @@ class WorkerRuntime:
         self._worker = Worker(id=self.id, url=worker_url(settings, index), incarnation=secrets.token_hex(8))
         self._changed = threading.Event()
         self._generation = -1
-        self._merging = False
+        self.merging = False
+        """Whether the real-time topics had anything at the last look."""
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -146,7 +147,7 @@ class WorkerRuntime:
 
     def poll(self, *, timeout_s: float) -> list[tuple[str, Sequence[Entry]]]:
         """As `ReplicaSet.poll`, without waiting while there is something to merge; also passes the replicas' changes on to the reports."""
-        batches = self._replicas.poll(timeout_s=0.0 if self._merging else timeout_s)
+        batches = self._replicas.poll(timeout_s=0.0 if self.merging else timeout_s)
         if self._replicas.generation != self._generation:
             self._generation = self._replicas.generation
             self._changed.set()
@@ -159,7 +160,7 @@ class WorkerRuntime:
     def poll_real_time(self) -> list[tuple[str, int, list[Entry]]]:
         """As `LeaderSet.poll`."""
         batches = self._leaders.poll()
-        self._merging = any(entries for _, _, entries in batches)
+        self.merging = any(entries for _, _, entries in batches)
         return batches
 
     def merge(self, name: str, region: int, entries: list[Entry]) -> Merged | None:
@@ -169,6 +170,11 @@ class WorkerRuntime:
     def append(self, merged: Sequence[Merged]) -> None:
         """As `LeaderSet.append`."""
         self._leaders.append(merged)
+
+    @property
+    def leads(self) -> bool:
+        """Whether any partition is led here."""
+        return self._leaders.leads
 
     @property
     def open(self) -> OpenVersions:

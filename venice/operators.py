@@ -64,7 +64,10 @@ POLL_S = 0.01
 """How long the source waits for records before it lets the dataflow look at its other steps."""
 
 IDLE_POLL_S = 0.05
-"""The same after a second or so in which none came."""
+"""The same after a second or so in which nothing was written: so long the first write waits for being merged."""
+
+FOLLOWING_POLL_S = 0.2
+"""The same in a worker that leads nothing: new entries end the wait, so only what is wanted of the worker has to wait for it."""
 
 ReplicaBatch = tuple[str, Sequence[Entry]]
 """(replica name, its next version-topic entries in offset order)."""
@@ -288,7 +291,8 @@ class _VersionTopicsPartition(StatelessSourcePartition[tuple[str, ReplicaBatch]]
             raise StopIteration
         batches = self._runtime.poll(timeout_s=self._wait_s)
         # A worker that nobody writes to looks at its real-time topics and at what is wanted of it less and less often.
-        self._wait_s = POLL_S if batches else min(self._wait_s * 1.05, IDLE_POLL_S)
+        idle_s = IDLE_POLL_S if self._runtime.leads else FOLLOWING_POLL_S
+        self._wait_s = POLL_S if self._runtime.merging else min(self._wait_s * 1.05, idle_s)
         return [(name, (name, entries)) for name, entries in batches]
 
     def next_awake(self) -> datetime | None:
