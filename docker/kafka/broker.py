@@ -123,8 +123,18 @@ def running(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     # A process that ended but was not waited for still has its id, and an old id may be somebody else's by now.
-    command = subprocess.run(["ps", "-ww", "-o", "state=,args=", "-p", str(process)], capture_output=True, text=True, check=False).stdout
-    return process if "kafka.Kafka" in command and not command.startswith("Z") else None
+    return process if "kafka.Kafka" in command_of(process) else None
+
+
+def command_of(process: int) -> str:
+    """Command line of a process; "" of one that ended and was not waited for, and of none."""
+    if Path("/proc/self/cmdline").exists():  # Small systems have no ps.
+        try:
+            return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    told = subprocess.run(["ps", "-ww", "-o", "state=,args=", "-p", str(process)], capture_output=True, text=True, check=False).stdout
+    return "" if told.startswith("Z") else told
 
 
 def java(folder: Path, options: list[str], *arguments: str) -> subprocess.Popen[bytes]:
