@@ -282,6 +282,9 @@ class LeaderSet:
             entries = stream.reader.poll(records_max=MERGE_RECORDS_MAX)
         except (Unavailable, NotFound):
             return []  # positions are kept; a deleted topic goes with its store
+        except Corrupt as error:  # positions are kept: what cannot be read is not passed over
+            log_event("leader_failed", replica=real_time_topic(key[0]), reason=str(error))
+            return []
         except InvalidRequest:  # What was to be read was deleted: what is left is merged, what is lost is counted.
             for session in stream.sessions.values():
                 with suppress(VeniceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 import waiting
 from confluent_kafka import Producer, TopicPartition
@@ -18,7 +20,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # t
 from kafka_broker import run_broker, start_or_skip
 
 from venice.clock import SystemClock
-from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.log import Entry, Reader
 from venice.log.kafka import KafkaLog
 
@@ -274,3 +276,59 @@ def test_a_partition_that_was_overtaken_is_told_of_although_others_are_read_on(l
         reader.close()
     assert {(one["topic"], one["partition"]) for one in told} == {(topic, 0)}
     assert [entry.offset for entry in entries] == list(range(len(entries))), "nothing of the other one is lost in between"
+
+
+def flip(segment: Path, payload: bytes) -> None:
+    """Change one bit of a record on the broker's disk."""
+    data = bytearray(segment.read_bytes())
+    data[data.index(payload)] ^= 1
+    with segment.open("r+b") as file:  # in place: the broker has it open
+        file.write(data)
+
+
+def test_nothing_behind_damaged_records_is_handed_out_and_once_repaired_they_are_read(broker: OwnBroker, topic: str) -> None:
+    """The library says so once and goes on behind them, as if what they held had never been."""
+    log = KafkaLog(servers(broker.url), SystemClock())
+    log.create_topic(topic, 2)
+    for payload in (b"first", b"second", b"third"):
+        log.append(topic, 0, [payload])
+    (segment,) = broker.folder.glob(f"**/{topic}-0/*.log")
+    flip(segment, b"second")
+    reader = log.reader({(topic, 0): 0, (topic, 1): 0})
+    found: list[bytes] = []
+    damages = 0
+
+    def poll_twice_damaged() -> bool:
+        nonlocal damages
+        try:
+            found.extend(entry.payload for entry in reader.poll(timeout_s=0.2))
+        except Corrupt:
+            damages += 1
+        return damages >= 2
+
+    log.append(topic, 1, [b"beside"])
+    eventually(poll_twice_damaged)
+    eventually(lambda: poll_twice_damaged() and b"beside" in found)
+    assert sorted(found) == [b"beside", b"first"]
+    assert reader.position(topic, 0) == 1
+    flip(segment, bytes([b"second"[0] ^ 1]) + b"econd")
+    eventually(lambda: poll_twice_damaged() and len(found) >= 4)
+    assert [payload for payload in found if payload != b"beside"] == [b"first", b"second", b"third"]
+    reader.close()
+    log.close()
+
+
+def test_a_producer_that_has_given_up_is_replaced(log: KafkaLog, topic: str) -> None:
+    log.create_topic(topic, 1)
+    log.append(topic, 0, [b"before"])
+    appender = log._appender
+    assert appender is not None
+    (library,) = Path(confluent_kafka.__file__).parent.parent.glob("confluent_kafka.libs/librdkafka*")
+    give_up = ctypes.CDLL(str(library)).rd_kafka_test_fatal_error
+    give_up.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p]
+    # The library's own way to provoke it; its handle is the first thing behind an object's head.
+    give_up(ctypes.c_void_p.from_address(id(appender._producer) + object.__basicsize__), 45, b"a test")
+    for refused in (lambda: log.append(topic, 0, [b"lost"]), lambda: log.append(topic, 0, [b"after"])):
+        outcome(refused)
+    assert log.append(topic, 0, [b"last"]) == [log.end_offset(topic, 0) - 1]
+    assert log._appender is not appender

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -129,7 +130,7 @@ class KafkaLog:
         delivery.done.wait()
         if delivery.error is None:
             return delivery.offsets
-        self._let_go(appender, delivery.error)
+        self._let_go(appender)
         if delivery.error.code() in UNKNOWN:
             if delivery.offsets:  # Some were appended before the topic went away, so this must not be tried again.
                 raise translated(delivery.error, topic)
@@ -143,13 +144,15 @@ class KafkaLog:
                 self._appender = _Appender(self._cluster, self._clock)
             return self._appender
 
-    def _let_go(self, appender: _Appender, error: KafkaError) -> None:
-        if error.fatal():
+    def _let_go(self, appender: _Appender) -> None:
+        if appender.broken:
             # The library gives up a producer whose sequence broke; a new one starts a new sequence.
             with self._lock:
-                if self._appender is appender:
+                held = self._appender is appender
+                if held:
                     self._appender = None
-            appender.close()
+            if held:
+                appender.close()
 
     def _begin(self, appender: _Appender, batch: Batch) -> _Delivery | VeniceError:
         """Hand a batch to the producer; of its deliveries only the last one is listened to."""
@@ -166,7 +169,7 @@ class KafkaLog:
         delivery.done.wait()
         if delivery.error is None:
             return None
-        self._let_go(appender, delivery.error)
+        self._let_go(appender)
         self._cluster.forget(delivery.topic)
         return translated(delivery.error, delivery.topic)
 
@@ -212,6 +215,8 @@ class _Appender:
             )
         )
         self._closing = False
+        self.broken = False
+        """Whether it has failed for good: nothing more is taken, and what was under way has been refused."""
         self._thread = threading.Thread(target=self._listen, name="kafka-appender", daemon=True)
         self._thread.start()
 
@@ -225,6 +230,7 @@ class _Appender:
             try:
                 self._produce(delivery.topic, payload, key, partition, delivery if number == last or not last_only else None)
             except KafkaException as error:
+                self.broken = self.broken or error.args[0].code() == KafkaError._FATAL
                 delivery.refuse(error.args[0], 1 if last_only else len(payloads) - number)
                 break
 
@@ -240,13 +246,18 @@ class _Appender:
                 self._clock.sleep(QUEUE_FULL_S)
 
     def close(self) -> None:
-        self._producer.flush(self._timeout_s)
+        with suppress(KafkaException):  # of a producer that has given up: it has told each message's fate already
+            self._producer.flush(self._timeout_s)
         self._closing = True
         self._thread.join()
 
     def _listen(self) -> None:
         while not self._closing:
-            self._producer.poll(POLL_S)
+            try:
+                self._producer.poll(POLL_S)
+            except KafkaException:
+                # Said instead of what became of the messages, which is heard when it is asked again.
+                self.broken = True
 
 
 class _Delivery:

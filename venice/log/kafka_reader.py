@@ -48,6 +48,8 @@ class KafkaReader:
         self._keys: set[bytes | None] = set()
         """What messages of those topics carry as their key. Ids are unique, so topics may share the set."""
         self._failed: dict[Partition, VeniceError] = {}
+        self._resting: dict[Partition, float] = {}
+        """Partitions of which something could not be read, with the time at which they are read again from there."""
         self._told = False
         """Whether the last thing that was handed out is a failure."""
         self._down: VeniceError | None = None
@@ -101,6 +103,8 @@ class KafkaReader:
     def poll_runs(self, *, records_max: int = 1000, timeout_s: float = 0.0) -> dict[Partition, _MessageRun]:
         assert records_max > 0, "a poll takes at least one record"
         self._cluster.check_process()
+        if self._resting:
+            self._resume()
         if self._failed and not self._told:
             self._tell()  # However much comes of the other partitions, what failed is heard of.
         left_s = timeout_s
@@ -124,11 +128,13 @@ class KafkaReader:
         self._consumer.close()
 
     def _drop(self, partitions: list[Partition]) -> None:
-        if partitions:
-            self._consumer.incremental_unassign([TopicPartition(*at) for at in partitions])
+        read = [TopicPartition(*at) for at in partitions if at not in self._resting]
+        if read:
+            self._consumer.incremental_unassign(read)
         for at in partitions:
             del self._next[at]
             self._failed.pop(at, None)
+            self._resting.pop(at, None)
         if self._held:
             self._held = [message for message in self._held if (message.topic(), message.partition()) in self._next]
 
@@ -154,9 +160,15 @@ class KafkaReader:
 
     def _sift(self) -> None:
         """Leave only records of the assigned topics among what is held. Raises Unavailable: then all of it stays held."""
+        good, broken = [], set()
         for message in self._held:
-            self._note(message)
-        self._held = [message for message in self._held if message.error() is None]
+            at = message.topic(), message.partition()
+            if message.error() is not None:
+                self._note(message)
+                broken.add(at)
+            elif at not in broken:  # After what could not be read the library goes on behind it.
+                good.append(message)
+        self._held = good
         if not self._keys.issuperset(map(Message.key, self._held)):
             self._ask_about_strangers()
             self._held = [message for message in self._held if (message.topic(), message.partition()) not in self._failed]
@@ -193,12 +205,26 @@ class KafkaReader:
                     self._fail(at[0])
         elif error.code() in UNKNOWN:
             self._fail(at[0])
-        else:
+        elif at not in self._resting:
             self._failed[at] = translated(error, f"{at[0]}[{at[1]}]")
+            self._consumer.incremental_unassign([TopicPartition(*at)])
+            self._resting[at] = self._cluster.clock.monotonic_s() + CHECK_S
+
+    def _resume(self) -> None:
+        """Read again, from where they failed, the partitions that have rested."""
+        now_s = self._cluster.clock.monotonic_s()
+        due = [at for at, due_s in self._resting.items() if now_s >= due_s]
+        if due:
+            self._consumer.incremental_assign([TopicPartition(*at, self._next[at]) for at in due])
+            for at in due:
+                del self._resting[at]
 
     def _tell(self) -> NoReturn:
         self._told = True
-        raise next(iter(self._failed.values()))
+        at, error = next(iter(self._failed.items()))
+        if at in self._resting:
+            del self._failed[at]  # It may pass: if it does not, it is met again.
+        raise error
 
     def _note_down(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN or error.fatal():
