@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from venice.attaching import Attacher
 from venice.clock import Clock
-from venice.errors import Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.faults import FaultLedger
 from venice.ingest import ReplicaFold
 from venice.integrity import Integrity
@@ -33,6 +33,8 @@ OpenVersions = Mapping[tuple[str, int], Mapping[int, PartitionStorage]]
 
 RETRY_S = 5.0
 """Pause before a replica that failed to attach is tried again, as long as it is wanted."""
+
+CONDEMNED = "a corrupt block was read; attaching afresh"
 
 FOLD_RECORDS_MAX = 500
 """Records folded at a time: as many as are merged at a time, so that a leader's replica does not fall behind its leader."""
@@ -95,11 +97,8 @@ class ReplicaSet:
             replica = self._replicas.get(replica_name(store, version, partition))
             if replica is None or replica.fold is None or storage not in (None, replica.fold.storage):
                 return
-            condemned = replica.fold.storage
-            self._close(replica)
-            replica.state, replica.error = ReplicaState.ERROR, "a corrupt block was read; attaching afresh"
-            replica.retry_at_s = 0.0
-            shutil.rmtree(self._folder / replica.wanted.name / condemned.identity.incarnation, ignore_errors=True)
+            # Nobody reads it from now on. Closing it is for the thread that polls: the reader belongs to that one.
+            replica.state, replica.error = ReplicaState.ERROR, CONDEMNED
             self._publish()
 
     def poll(self, *, timeout_s: float) -> list[tuple[str, Sequence[Entry]]]:
@@ -118,8 +117,10 @@ class ReplicaSet:
         except InvalidRequest as error:
             self._replace_overtaken(error)
             return []
-        except Unavailable:
+        except (Unavailable, Corrupt) as error:
             # Positions are kept, and what is open goes on being read: all that is missing is what is new.
+            if isinstance(error, Corrupt):
+                log_event("replica_failed", replica="", reason=str(error))
             self._clock.sleep(timeout_s)
             return []
         return [(replica_of_topic(*place), entries) for place, entries in runs.items()]
@@ -128,16 +129,16 @@ class ReplicaSet:
         """Fold entries that `poll` returned; those of a replica retired meanwhile are left. Returns the records applied."""
         with self._lock:
             replica = self._replicas.get(name)
-            if replica is None or replica.fold is None or replica.paused_until_s is not None:
+            if replica is None or replica.fold is None or replica.paused_until_s is not None or replica.error is CONDEMNED:
                 return 0
             fold = replica.fold
             try:
                 applied = fold.fold(entries)
-            except (Full, Unavailable) as error:
-                self._pause(replica, error)
-                return 0
             except Corrupt as error:
                 self._replace(replica, fold, error)
+                return 0
+            except VeniceError as error:  # a full disk, a silent log, a topic that was just deleted or trimmed
+                self._pause(replica, error)
                 return 0
             finally:
                 if fold.met:
@@ -148,9 +149,12 @@ class ReplicaSet:
             return applied
 
     def fold_of(self, name: str) -> ReplicaFold | None:
-        """The fold of a replica that is attached, ready or not. For the thread that polls and folds."""
+        """The fold of a replica that is attached, ready or not, and not resting after a failure. For the thread that polls and folds.
+
+        Nobody leads a replica that rests: what is merged and not folded would pile up.
+        """
         replica = self._replicas.get(name)
-        return replica.fold if replica is not None and replica.retire_at_s is None else None
+        return replica.fold if replica is not None and replica.retire_at_s is None and replica.paused_until_s is None else None
 
     def storage_of(self, name: str) -> PartitionStorage | None:
         """The storage of a replica that is attached, ready or not. From any thread: it may be closed at any moment."""
@@ -202,6 +206,9 @@ class ReplicaSet:
             if replica.retire_at_s is not None:
                 if now_s >= replica.retire_at_s and self._retire(name, replica):
                     del self._replicas[name]
+            elif replica.fold is not None and replica.error is CONDEMNED:
+                self._replace(replica, replica.fold, Corrupt(CONDEMNED))
+                replica.retry_at_s = now_s
             elif replica.paused_until_s is not None:
                 self._go_on(replica, now_s)
             elif replica.fold is not None and replica.fold.strange and replica.wanted.schemas is not None:
@@ -274,6 +281,8 @@ class ReplicaSet:
             return
         try:
             self._reader.assign(*replica.wanted.source, replica.fold.next_offset)
+        except InvalidRequest:  # While it rested its next records were deleted.
+            self._renew(replica, replica.fold)
         except VeniceError as error:
             replica.error, replica.paused_until_s = str(error), now_s + RETRY_S
         else:
@@ -312,7 +321,14 @@ class ReplicaSet:
             wanted = replica.wanted
             self._reader.unassign(version_topic(wanted.store, wanted.version.number), wanted.partition)
             replica.fold.storage.close()
-            replica.fold = None
+            replica.fold = replica.paused_until_s = None
+
+    def _renew(self, replica: Replica, fold: ReplicaFold) -> None:
+        """Start over from the newest checkpoint: what comes next in the topic is no longer there."""
+        log_event("replica_overtaken", replica=replica.wanted.name, next_offset=fold.next_offset)
+        self._close(replica)
+        self._start(replica)
+        self._publish()
 
     def _replace_overtaken(self, error: InvalidRequest) -> None:
         """Make a replica anew whose next records were deleted unread: a checkpoint covers them, and what it holds is old."""
@@ -325,10 +341,7 @@ class ReplicaSet:
                 if replica.retire_at_s is not None:
                     self._reader.unassign(topic, wanted.partition)
                     return
-                log_event("replica_overtaken", replica=wanted.name, next_offset=replica.fold.next_offset)
-                self._close(replica)
-                self._start(replica)
-                self._publish()
+                self._renew(replica, replica.fold)
                 return
         raise error
 

@@ -272,6 +272,20 @@ def test_a_replica_on_a_full_disk_serves_what_it_has_and_goes_on_later(bench: Be
     bench.log.append(version_topic("s", 1), 0, [encode(write(2, 4, b"2"))])
     bench.poll_until(lambda: look(bench).error != "")
     assert look(bench).state is ReplicaState.READY
+    assert bench.replicas.fold_of("s_v1.000000") is None, "nobody leads a replica that rests"
     fold.storage = held
     bench.poll_until(lambda: bench.get(1, b"a") == encode_value(1, b"2", 5, 0))
     assert look(bench).error == ""
+
+
+def test_a_condemned_replica_on_a_full_disk_is_attached_afresh(bench: Bench) -> None:
+    want_one(bench, led(bench))
+    bench.poll_until(lambda: ("s", 1) in bench.replicas.open)
+    fold = bench.replicas.fold_of("s_v1.000000")
+    assert fold is not None
+    held, fold.storage = fold.storage, FullOnce(fold.storage.identity, position=fold.storage.position)
+    bench.log.append(version_topic("s", 1), 0, [encode(write(2, 4, b"2"))])
+    bench.poll_until(lambda: look(bench).error != "")
+    held.close()
+    bench.replicas.condemn("s", 1, 0)
+    bench.poll_until(lambda: ("s", 1) in bench.replicas.open and bench.get(1, b"a") == encode_value(1, b"2", 5, 0))
