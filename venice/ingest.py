@@ -220,7 +220,6 @@ class ReplicaFold:
         if self._reread is None or hole in self._refusals.looked_up:
             self._broken = hole if theirs == ours else self._broken
             return position
-        self._refusals.looked_up.add(hole)
         for again in self._reread(self._refusals.since, entry.offset + 1):
             try:
                 found = log_record.decode(again.payload)
@@ -230,10 +229,10 @@ class ReplicaFold:
             if not isinstance(after, Fault):
                 self._take(found, again, position, mutations)
                 position = after
-        if (position.term, position.session, position.sequence) == (*theirs, record.sequence):
-            self._refusals.looked_up.discard(hole)
-        elif theirs == (position.term, position.session):
-            self._broken = (*theirs, position.sequence)
+        if (position.term, position.session, position.sequence) != (*theirs, record.sequence):
+            self._refusals.looked_up.add(hole)  # Only now: a log that could not be asked is asked again.
+            if theirs == (position.term, position.session):
+                self._broken = (*theirs, position.sequence)
         return position
 
 

@@ -75,7 +75,9 @@ class Integrity:
         try:
             while reader.position(topic, partition) < end:
                 entries = reader.poll(timeout_s=_POLL_S)
-                if not entries and self._clock.monotonic_s() >= deadline_s:
+                if entries:
+                    deadline_s = self._clock.monotonic_s() + REREAD_S
+                elif self._clock.monotonic_s() >= deadline_s:
                     raise Unavailable(f"{topic}[{partition}] cannot be read again from offset {first}", hint="is the log reachable?")
                 yield from (entry for entry in entries if entry.offset < end)
         finally:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from venice.errors import Corrupt
+from venice.errors import Corrupt, Unavailable
 from venice.ingest import Met, ReplicaFold
 from venice.log import Entry
 from venice.model import Fault
@@ -234,6 +234,26 @@ def test_a_hole_in_the_log_is_looked_up_once_and_stands_until_another_session() 
     fold.fold(entries(*lead(8, b"7"), first=5))
     assert fold.stuck_at is None
     assert values(fold) == {b"k1": b"7"}
+
+
+def test_a_hole_is_looked_up_again_if_the_log_could_not_be_asked() -> None:
+    records = lead(7, b"1", b"2", b"3")
+    log, asked = entries(*records), 0
+
+    def reread(first: int, end: int) -> list[Entry]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise Unavailable("the log is away")
+        return [entry for entry in log if first <= entry.offset < end]
+
+    fold = ReplicaFold(MemoryStorage(IDENTITY), reread=reread)
+    fold.fold(log[:2])
+    with pytest.raises(Unavailable):
+        fold.fold(log[3:])
+    fold.fold(log[3:])
+    assert values(fold) == values(folded(*records))
+    assert fold.stuck_at is None
 
 
 def test_damaged_bytes_are_a_hole_as_well() -> None:
