@@ -13,11 +13,13 @@ import pytest
 import waiting
 
 from venice.client.davinci import AsyncDaVinciClient, DaVinciClient
+from venice.client.producer import Producer
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, load
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from venice.model import HybridConfig
 from venice.push.batch import push
 from venice.supervisor import Cluster
 
@@ -172,6 +174,19 @@ def test_a_deferred_version_is_held_and_waits_for_the_swap(settings: Settings, c
         assert davinci.version == 1
         controller.roll_forward(store)
         eventually(lambda: davinci.version == 2)
+
+
+def test_rows_of_a_schema_registered_later_are_read(settings: Settings, controller: ControllerClient) -> None:
+    controller.create_store("later", key_schema='"long"', value_schema=ROW, hybrid=HybridConfig(rewind_s=60))
+    push(settings, "later", sql=rows(1))
+    with DaVinciClient(settings, "later") as davinci:
+        wider = json.loads(ROW)
+        wider["fields"].append({"name": "note", "type": "string", "default": "none"})
+        controller.add_schema("later", json.dumps(wider))
+        with Producer(settings, "later") as producer:
+            producer.put(3, {"edition": 2, "name": None, "vector": [], "note": "new"}).result(30)
+        eventually(lambda: davinci.get(3) == {"edition": 2, "name": None, "vector": [], "note": "new"})
+        assert davinci.get(4)["note"] == "none"
 
 
 def test_record_keys_come_as_pairs(settings: Settings, controller: ControllerClient) -> None:

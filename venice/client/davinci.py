@@ -233,6 +233,15 @@ class DaVinciClient:
             )
 
     def _follow(self) -> None:
+        try:
+            self._follow_catalog()
+        except BaseException as error:
+            # Nobody would keep the rows new any more: better no answers than ever older ones.
+            self._view = None
+            self._fail(Unavailable(f"the Da Vinci client of {self.store!r} has stopped: {error}", hint="open a new one"))
+            raise
+
+    def _follow_catalog(self) -> None:
         seen = -1
         generation = -1
         while not self._stopping.is_set():
@@ -270,7 +279,8 @@ class DaVinciClient:
         store = catalog.stores.get(self.store)
         if store is None or store.current == NO_VERSION:
             return
-        if self._view is not None and self._view.version == store.current:
+        schemas = tuple(schema.id for schema in store.value_schemas)
+        if self._view is not None and (self._view.version, self._view.schemas) == (store.current, schemas):
             replicas = self._replicas.open.get((self.store, store.current), {})
             if len(replicas) == len(self._view.storages) and all(replicas[p] is storage for p, storage in enumerate(self._view.storages)):
                 return

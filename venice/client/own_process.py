@@ -26,6 +26,8 @@ from venice.storage.beside import BesideStorage
 from venice.telemetry import log_event
 
 RESTART_S = 0.2
+RESTART_MAX_S = 5.0
+"""Before the next child after many that said nothing: each costs a start of Python."""
 STOP_S = 15.0
 
 
@@ -116,12 +118,15 @@ class ReplicaProcess:
                 stdin.flush()
 
     def _listen(self) -> None:
+        pause_s = RESTART_S
         while True:
+            said = False
             messages = self._child.stdout
             assert messages is not None, "its output is a pipe"
             with suppress(EOFError, OSError, pickle.UnpicklingError, VeniceError):
                 while True:
                     self._take(pickle.load(messages))
+                    said = True
             # It has died, or what it said cannot be opened: a new one says everything again.
             self._child.kill()
             code = self._child.wait()
@@ -129,7 +134,8 @@ class ReplicaProcess:
             if self._stopping.is_set():
                 return
             log_event("process_exited", child="davinci-replicas", code=code)
-            self._clock.sleep(RESTART_S)
+            pause_s = RESTART_S if said else min(2 * pause_s, RESTART_MAX_S)
+            self._clock.sleep(pause_s)
             with self._lock:
                 if self._stopping.is_set():
                     return

@@ -25,6 +25,8 @@ class View:
     """One version, ready to be read: everything a read needs, so that a swap is one assignment."""
 
     version: int
+    schemas: tuple[int, ...]
+    """Ids of the value schemas it can read."""
     storages: tuple[Readable, ...]
     encode_key: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
@@ -52,7 +54,8 @@ def view_of(store: Store, version: Version, storages: tuple[Readable, ...], *, c
     get = _getter(rows, encode_key, value_prefix(version.value_schema_id), readers.get(version.value_schema_id), decode)
     if cache_objects and version.hybrid is None:
         get = _cached(get, cache_objects, latest, _class_of(keys.schema.root))
-    return View(version=version.number, storages=storages, encode_key=encode_key, decode=decode, get=get)
+    ids = tuple(schema.id for schema in store.value_schemas)
+    return View(version=version.number, schemas=ids, storages=storages, encode_key=encode_key, decode=decode, get=get)
 
 
 def _decoder(store: str, readers: Mapping[int, Decode]) -> Callable[[bytes], Any]:
