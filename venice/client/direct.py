@@ -172,12 +172,13 @@ class Directory(Generic[P]):
         """
         failed: VeniceError | None = None
         for peer in self._sources():
+            call.left_s()
             try:
                 answer = yield from self._fetch(call, peer, b"/metadata/%b" % self.store.encode())
                 route = self._route_of(decode_metadata(answer.body))
                 yield from self._prepare(call, route)
             except (Unavailable, Corrupt) as error:
-                failed = failed or error
+                failed = call.error = failed or error
                 if error.data.get("serves") == 0:
                     raise
                 continue
@@ -192,6 +193,11 @@ class Directory(Generic[P]):
         with self._lock:
             if self.route is None or route.sequence > self.route.sequence:
                 self.route = route
+                # Some may have been forgotten while the route was being made ready.
+                for peer in route.peers:
+                    if peer.url not in self._peers:
+                        self._peers[peer.url] = peer
+                        peer.is_kept = True
             return self.route
 
     def peers(self) -> tuple[P, ...]:
@@ -331,12 +337,16 @@ class Directory(Generic[P]):
             request = next(steps)
             while True:
                 request = steps.send((yield from self._ask_any(call, route, request.target)))
+        except NotFound as error:
+            told = f"version {route.version} of {self.store!r} is not everywhere yet, or was just retired: {error.message}"
+            raise Unavailable(told, hint="try again", store=self.store) from error
         except StopIteration as done:
             route.unpack = done.value
 
     def _ask_any(self, call: Call[P], route: Route[P], target: bytes) -> Steps[Response]:
         failed: VeniceError | None = None
         for peer in sorted({self.home, *route.peers}, key=lambda peer: (peer.down, peer is not self.home)):
+            call.left_s()
             try:
                 return (yield from self._fetch(call, peer, target))
             except (Unavailable, Corrupt, NotFound) as error:

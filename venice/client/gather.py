@@ -63,7 +63,9 @@ class Gather(Generic[P]):
         """
         call = self._call
         while True:
-            covered = {partition for ask in self._under_way for partition in ask.partitions}
+            # What comes for partitions of which some have been answered elsewhere is not used.
+            useful = [ask for ask in self._under_way if self.left.keys() >= set(ask.partitions)]
+            covered = {partition for ask in useful for partition in ask.partitions}
             yield from self._send([partition for partition in self.left if partition not in covered], call.avoided)
             if not self._under_way:
                 yield from self._recover()

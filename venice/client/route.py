@@ -33,6 +33,8 @@ class Peer:
         self.host = host_of(*address_of(url))
         self.pending: list[None] = []
         """As long as there are requests under way; a list, because threads can change its length without a lock."""
+        self.is_kept = True
+        """Whether connections are kept for later."""
         self.down = False
         """It could not be reached, or has let a caller wait too long, and has not been reached since."""
         self.url = url

@@ -28,15 +28,14 @@ class SocketPeer(Peer):
         super().__init__(url)
         self._address = address_of(url)
         self.idle: list[Connection] = []
-        self.is_kept = True
-        """Whether connections are kept for later."""
 
     def open(self) -> Connection:
         """A new connection, whose calls fail with BlockingIOError or TimeoutError once an answer takes long. Raises OSError."""
         opened = socket.create_connection(self._address, _CONNECT_S)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(opened)
-        connection.limit(_LONG_TAIL_S)
+        # A large batch goes out as fast as the server reads; only an answer that takes long is a reason to ask elsewhere.
+        connection.limit(_LONG_TAIL_S, send_s=ATTEMPT_S)
         return connection
 
     def keep(self, connection: Connection) -> None:

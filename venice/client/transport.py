@@ -35,6 +35,7 @@ def address_of(url: str) -> tuple[str, int]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 80
+        (host or "").encode("idna")  # as the lookup of the name will: it has labels, none too long
     except ValueError:
         host, port = None, 0
     plain = url.isascii() and url.isprintable() and " " not in url
@@ -135,14 +136,13 @@ class Connection:
         self.socket.sendall(data)
         return self.socket.recv(RECEIVED_MAX)
 
-    def limit(self, timeout_s: float) -> None:
-        """Let no single call take longer. Raises TimeoutError or BlockingIOError from then on."""
+    def limit(self, timeout_s: float, *, send_s: float | None = None) -> None:
+        """Let no single call take longer; sending, `send_s` if that is given. Raises TimeoutError or BlockingIOError from then on."""
         self.socket.settimeout(timeout_s)
         if sys.platform in ("linux", "darwin") and sys.maxsize > 2**32:
             # The kernel keeps these without the poll before each call that Python's own timeouts cost.
-            limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1_000_000))
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            for option, limit_s in ((socket.SO_RCVTIMEO, timeout_s), (socket.SO_SNDTIMEO, send_s or timeout_s)):
+                self.socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(limit_s), int(limit_s % 1 * 1_000_000)))
             self.socket.settimeout(None)
 
     def close(self) -> None:
