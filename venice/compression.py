@@ -132,6 +132,11 @@ class Contexts:
             size = self._size_of(data)
             if not 0 <= size <= VALUE_BYTES_MAX:
                 raise Corrupt(f"a value of {len(data)} bytes does not say how large it is, or is {size} bytes large", hint=_REPLACE)
+            if size == 0:  # of which the library looks at the header only
+                frame = decompressor.decompressobj()
+                if frame.decompress(data) or not frame.eof or frame.unused_data:
+                    raise Corrupt(f"a value of {len(data)} bytes is not zstd of nothing", hint=_REPLACE)
+                return b""
             return decompressor.decompress(data, allow_extra_data=False)
         except (self._error, MemoryError) as error:
             raise Corrupt(f"a value of {len(data)} bytes is not zstd: {error}", hint=_REPLACE) from error

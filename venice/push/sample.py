@@ -21,7 +21,10 @@ from venice.push.sources import read_error
 FILES_MAX: Final = 16
 SAMPLE_BYTES: Final = 6 << 20
 """A hundred times a dictionary: more takes longer to learn from and teaches little."""
+READ_BYTES: Final = 64 << 20
+"""Of rows, in memory: no more are read than that and one batch for each file."""
 _ROWS_MAX: Final = 65_536
+_BATCH_ROWS: Final = 1024
 
 
 def dictionary_for(connection: duckdb.DuckDBPyConnection, plan: Plan, reader: Reader, value_bytes_max: int) -> bytes:
@@ -49,11 +52,13 @@ def _samples(connection: duckdb.DuckDBPyConnection, plan: Plan, reader: Reader) 
         yield from reader.peek()
         return
     files = plan.source.files
-    step = max(1, len(files) // FILES_MAX)
-    chosen = files[::step][:FILES_MAX]
-    for file in chosen:
+    count = min(len(files), FILES_MAX)
+    for file in (files[place * len(files) // count] for place in range(count)):
+        left_bytes = READ_BYTES // count
         try:
-            rows = connection.execute(f"{plan.select_from((file,))} LIMIT {_ROWS_MAX // len(chosen)}").to_arrow_table()
+            batches = connection.execute(f"{plan.select_from((file,))} LIMIT {_ROWS_MAX // count}").to_arrow_reader(_BATCH_ROWS)
+            while left_bytes > 0 and (batch := next(batches, None)) is not None:
+                left_bytes -= batch.nbytes
+                yield batch
         except (duckdb.Error, pa.ArrowException) as error:
             raise read_error(error, file) from error
-        yield from rows.to_batches()

@@ -188,7 +188,10 @@ class Router:
                 if upstream is None:
                     await call.pause()
                 else:
-                    answer = await self._ask(call, upstream, table.get_request(upstream, target))
+                    try:
+                        answer = await self._ask(call, upstream, table.get_request(upstream, target))
+                    except NotFound as error:  # not attached there yet
+                        call.failed(upstream, Unavailable(error.message, hint="try again"))
             while len(self._dictionaries) >= _DICTIONARIES_MAX:
                 del self._dictionaries[next(iter(self._dictionaries))]
             found = self._dictionaries[store, number] = answer.body
