@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import typer
 
 from venice.cli_output import AsJson, controller_of, lag_text, say, say_json, settings_of, table
-from venice.errors import Unavailable
+from venice.errors import NotFound, Unavailable
 from venice.rules.lifecycle import Role
 from venice.telemetry import APPLIED_RECORDS_TOTAL, PENDING_REQUESTS, REQUEST_SECONDS, REQUESTS_TOTAL
 
@@ -147,6 +147,13 @@ def read_metrics(url: str) -> Samples:
     return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in families for sample in family.samples}
 
 
+def _versions(controller: ControllerClient, store: str) -> Sequence[VersionInfo]:
+    try:
+        return controller.list_versions(store)
+    except NotFound:  # deleted since the stores were listed
+        return ()
+
+
 def _picture(
     settings: Settings, controller: ControllerClient, before: Mapping[str, Samples], now: Mapping[str, Samples], seconds: float
 ) -> Picture:
@@ -154,7 +161,7 @@ def _picture(
     versions = [
         _version_line(info, _writes(grown.values(), info, seconds))
         for store in controller.list_stores()
-        for info in controller.list_versions(store.name)
+        for info in _versions(controller, store.name)
         if info.role in (Role.CURRENT, Role.FUTURE)
     ]
     processes = [_process_line("router", settings.router_url, "router" in now, None, now, grown, seconds)]

@@ -107,6 +107,8 @@ def export(
         raise InvalidRequest(f"{target} has no ending that says how to write it", hint=f"use one of {', '.join(FORMATS)}")
     if not target.absolute().parent.is_dir():
         raise NotFound(f"no folder {target.absolute().parent}", hint="make it first")
+    if target.is_dir():
+        raise InvalidRequest(f"{target} is a folder", hint="name a file that is not there yet, or one to replace")
     write = _to_database if target.suffix == ".duckdb" else _to_file
     count, read = _retried(settings, store, version, lambda rows: write(rows, target, store))
     on_read(read)
