@@ -98,6 +98,7 @@ class Cluster:
             "client.id": "venice",
             "log_level": 2,  # What goes wrong reaches the caller as an error.
             "reconnect.backoff.max.ms": 1000,
+            "socket.nagle.disable": True,
             "allow.auto.create.topics": False,
         }
         return common | {name.replace("_", "."): value for name, value in settings.items()}
