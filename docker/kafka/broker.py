@@ -96,7 +96,12 @@ def start(folder: Path, port: int | None, *, full_speed: bool) -> str:
         starts = count_starts(folder)
         process = java(folder, [] if full_speed else QUICK_START, "kafka.Kafka", str(properties))
         (folder / "broker.pid").write_text(str(process.pid))
-        wait_until_started(folder, process, starts)
+        try:
+            wait_until_started(folder, process, starts)
+        except Refused as error:
+            # The test that wanted it shows this, and nobody the folder.
+            lines = (folder / "broker.log").read_text(errors="replace").splitlines()[-5:]
+            raise Refused("\n".join([str(error), *lines])) from error
     return url
 
 
