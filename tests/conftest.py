@@ -70,5 +70,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.skipped and os.environ.get("CI") and item.get_closest_marker("kafka"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped: in CI a Kafka test runs or fails"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"{item.nodeid} was skipped, and in CI a Kafka test runs or fails: {reason}"
     return report

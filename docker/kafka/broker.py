@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 JARS = HERE / "target" / "jars"
 QUICK_START = ["-XX:TieredStopAtLevel=1"]  # Half the start, at the price of a slower broker later.
 STARTED = "Kafka Server started"
+PORTS = range(32_100, 32_768)
 START_S = 240.0  # A busy machine takes its time to start a JVM.
 STOP_S = 30.0
 
@@ -84,7 +87,8 @@ def start(folder: Path, port: int | None, *, full_speed: bool) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
     if not properties.exists():
-        ports = (port or free_port(), free_port())
+        first = port or free_port()
+        ports = (first, free_port(other_than=first))
         unfinished = folder / "unfinished.properties"
         unfinished.write_text(PROPERTIES.format(port=ports[0], controller_port=ports[1], data=folder / "data"))
         tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(unfinished))
@@ -176,10 +180,16 @@ def port_of(properties: Path) -> int:
     return int(listeners.split(",")[0].rpartition(":")[2])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(other_than: int = 0) -> int:
+    """A port that nobody listens on, below those that the kernel takes for outgoing connections: between now and the moment when the
+    JVM listens, seconds later, one of them could take it."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            if port == other_than:
+                continue
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Refused(f"no port from {PORTS[0]} to {PORTS[-1]} is free: name one with --port")
 
 
 def main() -> int:
