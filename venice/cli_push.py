@@ -10,7 +10,7 @@ import typer
 from venice.cli_output import AsJson, compression_text, say, say_json, settings_of, size
 
 if TYPE_CHECKING:
-    from venice.push.batch import PushResult
+    from venice.push.session import PushResult
 
 
 def push(

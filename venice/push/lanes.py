@@ -6,6 +6,7 @@ threads are enough to keep the cores busy; the calling thread only watches, repo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final
@@ -34,3 +35,9 @@ def run_lanes(lanes: Sequence[Callable[[], None]], *, tick: Callable[[], None], 
         except BaseException:
             stop()
             raise
+
+
+def cores() -> int:
+    """Those this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

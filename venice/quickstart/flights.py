@@ -10,7 +10,8 @@ from pathlib import Path
 
 from venice.config import Settings
 from venice.errors import NotFound
-from venice.push.batch import PushResult, push
+from venice.push.batch import push
+from venice.push.session import PushResult
 from venice.quickstart.screen import Screen
 
 STORE = "flights"
