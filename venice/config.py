@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="Worker processes of this node.")
     worker_host: str = Field("127.0.0.1", description="Address the workers listen on and are found at.")
     worker_port: int = Field(7100, ge=1, le=65535, description="Port of the first worker; the others follow it.")
+    rebalance_delay_s: float = Field(
+        30.0, ge=2, description="A worker silent for so long is lost: its replicas are made anew on other nodes. The controller's."
+    )
     retire_grace_s: float = Field(5.0, ge=0, description="How long a retired version stays open for reads under way.")
     push_lease_s: float = Field(15.0, gt=0, description="A push silent for so long is taken for dead.")
     heartbeat_s: float = Field(

@@ -148,6 +148,9 @@ class Version:
     chunking: bool = False
     deferred_swap: bool = False
     start_offsets: tuple[StartOffset, ...] = ()
+    """From where on real-time writes are merged into it."""
+    held_offsets: tuple[StartOffset, ...] = ()
+    """Of a version made of another one's rows: from where on no real-time write is among those. What lies between the two may be."""
     hybrid: HybridConfig | None = None
     """None: a batch version, which nothing is merged into."""
     real_time_partitions: int = 0
@@ -248,6 +251,8 @@ class Node:
     id: str
     region: str
     workers: tuple[Worker, ...]
+    draining: bool = False
+    """It is given no replicas, and those it has are moved away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

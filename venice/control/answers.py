@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from venice.model import Compression, FaultCount, Leadership, Node, Version, VersionStatus, Worker
 from venice.rules.lifecycle import Role
@@ -13,6 +13,17 @@ class Keep(Enum):
     """The argument for what a command shall leave as it is, where None has a meaning of its own."""
 
     KEEP = "keep"
+
+
+class NodeChange(StrEnum):
+    """What an operator may have done to a node."""
+
+    DRAIN = "drain"
+    """Its replicas move to other nodes, and it is given no more; it serves until they are ready there."""
+    UNDRAIN = "undrain"
+    """It is given replicas again."""
+    REMOVE = "remove"
+    """It is gone and does not come back: its replicas are made on other nodes at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,8 @@ class VersionInfo:
     """Partitions with enough replicas ready, as far as the controller has heard since it started."""
     placed: bool
     """Workers have been chosen for its partitions."""
+    ready_replicas: int = 0
+    """Of `partition_count * replication_factor` that are wanted; there can be fewer if there are fewer nodes."""
     leaders: tuple[Leadership | None, ...] = ()
     """Of a hybrid version, by partition: who merges real-time writes into it; None where nobody can yet."""
     lag_records: int = 0
@@ -80,6 +93,8 @@ class NodeInfo:
 
     node: Node
     workers: tuple[WorkerInfo, ...]
+    assigned: int = 0
+    """Replicas it is to hold, of all versions that there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

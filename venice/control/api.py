@@ -1,4 +1,7 @@
-"""The control API over HTTP: `/api/v1/…`, its OpenAPI page at `/docs`, errors as JSON {kind, message, hint, data}."""
+"""The control API over HTTP: `/api/v1/…`, its OpenAPI page at `/docs`, errors as JSON {kind, message, hint, data}.
+
+Beside it stand the routes of a schema registry (`venice/control/registry_api.py`), with errors as its clients know them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from venice.control import stores
-from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
+from venice.control.answers import Health, Keep, NodeChange, NodeInfo, PushGrant, VersionInfo
 from venice.control.controller import Controller
 from venice.control.encoding import to_json
+from venice.control.registry_api import registry_routes
 from venice.errors import InvalidRequest, NotFound, VeniceError
 from venice.model import Compression, HybridConfig, Store, StoreConfig, ValueSchema
 from venice.wire import error_json, status_of
@@ -87,6 +91,7 @@ class CreateVersion(Body):
 
     push_id: str = Field(description="Names the push: the same id finds the same version again.")
     deferred_swap: bool = Field(False, description="Stop at PUSHED; an operator rolls forward.")
+    config: ConfigBody = Field(ConfigBody(), description="What the store's configuration becomes, if the push begins.")
 
 
 class Seal(Body):
@@ -115,6 +120,7 @@ def build_app(controller: Controller) -> FastAPI:
     _add_stores(app, controller)
     _add_versions(app, controller)
     _add_cluster(app, controller)
+    app.include_router(registry_routes(controller))
     return app
 
 
@@ -165,7 +171,8 @@ def _add_stores(app: FastAPI, controller: Controller) -> None:
 def _add_versions(app: FastAPI, controller: Controller) -> None:
     @app.post(f"{PREFIX}/stores/{{store}}/versions", response_model=PushGrant, tags=["versions"])
     def create_version(store: str, body: CreateVersion) -> Response:
-        return _answer(controller.create_version(store, push_id=body.push_id, deferred_swap=body.deferred_swap))
+        grant = controller.create_version(store, push_id=body.push_id, deferred_swap=body.deferred_swap, config=body.config.given())
+        return _answer(grant)
 
     @app.get(f"{PREFIX}/stores/{{store}}/versions", response_model=list[VersionInfo], tags=["versions"])
     def list_versions(store: str) -> Response:
@@ -213,6 +220,10 @@ def _add_cluster(app: FastAPI, controller: Controller) -> None:
     @app.get(f"{PREFIX}/nodes", response_model=list[NodeInfo], tags=["cluster"])
     def nodes() -> Response:
         return _answer(controller.nodes(), tuple[NodeInfo, ...])
+
+    @app.post(f"{PREFIX}/nodes/{{node}}/{{change}}", response_model=NodeInfo, tags=["cluster"])
+    def change_node(node: str, change: NodeChange) -> Response:
+        return _answer(controller.change_node(node, change))
 
     @app.get(f"{PREFIX}/health", response_model=Health, tags=["cluster"])
     def health() -> Response:

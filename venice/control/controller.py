@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from random import Random
 
 from venice.clock import Clock
-from venice.control import pushes, stores, topics, upkeep
-from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
+from venice.control import nodes, placing, pushes, stores, topics, upkeep
+from venice.control.answers import Health, Keep, NodeChange, NodeInfo, PushGrant, VersionInfo
 from venice.control.balance import Balance
 from venice.control.blobs import Blobs
 from venice.control.catalog import Catalog, Entity
@@ -25,7 +25,7 @@ from venice.control.cleanup import Cleanup
 from venice.control.policy import Policy
 from venice.control.reports import Reports
 from venice.control.session import Session
-from venice.control.views import health, node_infos, version_info
+from venice.control.views import health, node_info, node_infos, version_info
 from venice.errors import Conflict, Unavailable, VeniceError
 from venice.log import Entry, Log
 from venice.model import HybridConfig, SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
@@ -174,13 +174,15 @@ class Controller:
 
     # Versions.
 
-    def create_version(self, name: str, *, push_id: str, deferred_swap: bool = False) -> PushGrant:
-        """Begin a push, or find the one `push_id` began before.
+    def create_version(
+        self, name: str, *, push_id: str, deferred_swap: bool = False, config: Mapping[str, int | str] | None = None
+    ) -> PushGrant:
+        """Begin a push, or find the one `push_id` began before; a push that begins may change its store's configuration with it.
 
         Raises:
             NotFound: No such store.
             Conflict: Another push is under way, or a version rolled back from bars the way.
-            InvalidRequest: The push id is empty or too long.
+            InvalidRequest: The push id is empty or too long, or the configuration is not allowed.
         """
         pushes.check_push_id(push_id)
         with self._command() as catalog:
@@ -192,7 +194,7 @@ class Controller:
             now_ms, region = self._clock.now_ms(), catalog.regions[self._policy.region].id
             store = upkeep.without_dead_push(store, self._policy, self._silent_s, now_ms)
             pushes.refuse_second(store, now_ms, self._silent_s(name, store.largest_version))
-            store = pushes.with_room(store, now_ms, self._policy)
+            store = pushes.with_room(stores.updated(store, None, config or {}, Keep.KEEP), now_ms, self._policy)
             version = topics.new_version(self._log, store, region=region, push_id=push_id, deferred_swap=deferred_swap, now_ms=now_ms)
             self._heard_s[name, version.number] = self._clock.monotonic_s()
             self._write(lifecycle.started(store, version))
@@ -225,7 +227,7 @@ class Controller:
                 sealed = pushes.sealed(stores.find(catalog, name), number, snapshot, manifest, value_schema_id, rows, bytes_)
                 topics.begin(self._log, name, lifecycle.find(sealed, number), self._clock.now_ms())
                 self._write(sealed)
-                self._write(*upkeep.placements(self.catalog, self._reports, self._policy))
+                self._write(*placing.placements(self.catalog, self._reports, self._policy))
         return self.get_version(name, number)
 
     def kill(self, name: str, number: int, reason: str = "") -> VersionInfo:
@@ -263,6 +265,15 @@ class Controller:
         with self._lock:
             return node_infos(self.catalog, self._reports)
 
+    def change_node(self, node_id: str, change: NodeChange) -> NodeInfo:
+        """Drain a node, take it back, or remove one that is gone. Raises NotFound, Conflict, Unavailable, as `nodes.changed`."""
+        with self._command() as catalog:
+            changed = nodes.changed(catalog, self._reports, node_id, change)
+            if changed != catalog.nodes[node_id]:
+                self._write(changed)
+                self._write(*placing.placements(self.catalog, self._reports, self._policy))
+            return node_info(self.catalog, self._reports, node_id)
+
     def health(self) -> Health:
         """Always answers, also when the controller has stopped."""
         with self._lock:
@@ -298,7 +309,7 @@ class Controller:
             self._advanced_s = self._clock.monotonic_s()
             self._session.refresh()
             self._write(*upkeep.nodes(self.catalog, self._reports, self._policy))
-            self._write(*upkeep.placements(self.catalog, self._reports, self._policy))
+            self._write(*placing.placements(self.catalog, self._reports, self._policy))
             self._write(*self._balance.plan(self.catalog, self._reports, self._policy))
             self._write(*upkeep.leaders(self.catalog, self._reports, self._policy))
             self._write(*upkeep.stores(self.catalog, self._reports, self._policy, self._silent_s, self._clock.now_ms()))
@@ -383,16 +394,5 @@ class Controller:
 
     def _grant(self, store: Store, version: Version, *, existing: bool) -> PushGrant:
         attempt = f"{self._rng.getrandbits(64):016x}"
-        return PushGrant(
-            store=store.name,
-            number=version.number,
-            status=version.status,
-            partition_count=version.partition_count,
-            record_bytes_max=store.config.record_bytes_max,
-            compression=version.compression,
-            folder=self._blobs.attempt(store.name, version.number, attempt),
-            attempt=attempt,
-            existing=existing,
-            sealed=version.snapshot is not None,
-            lease_s=self._policy.push_lease_s,
-        )
+        folder = self._blobs.attempt(store.name, version.number, attempt)
+        return pushes.granted(store, version, folder=folder, attempt=attempt, existing=existing, lease_s=self._policy.push_lease_s)

@@ -22,7 +22,7 @@ class Policy:
     retire_grace_s: float = 5.0
     """For so long workers keep a retired version open; its snapshot and topic stay for twice as long."""
     worker_lost_s: float = 30.0
-    """A worker silent for so long is taken out of the catalog, and its partitions are placed elsewhere."""
+    """A worker silent for so long is taken out of the catalog, and its partitions are placed elsewhere, if there is a node for them."""
     leader_lost_s: float = LIVE_S
     """A leader silent for so long is replaced, if another replica can lead."""
     balance_s: float = 60.0
@@ -45,4 +45,5 @@ class Policy:
             push_lease_s=settings.push_lease_s,
             retire_grace_s=settings.retire_grace_s,
             topic_margin_s=settings.topic_margin_s,
+            worker_lost_s=settings.rebalance_delay_s,
         )

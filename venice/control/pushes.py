@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from venice.control.answers import PushGrant
 from venice.control.policy import Policy
 from venice.errors import Conflict, Corrupt, InvalidRequest
-from venice.model import NO_VERSION, SnapshotRef, Store, Version, VersionStatus
+from venice.model import NO_VERSION, SnapshotRef, StartOffset, Store, Version, VersionStatus
+from venice.record import Vector
 from venice.rules import lifecycle
 from venice.rules.retention import versions_to_delete
 from venice.storage.manifest import Manifest
@@ -81,6 +83,23 @@ def after_swap(store: Store) -> Store:
     return lifecycle.retired(store, frozenset(versions_to_delete(numbered, store.current, store.config.versions_preserved)))
 
 
+def granted(store: Store, version: Version, *, folder: str, attempt: str, existing: bool, lease_s: float) -> PushGrant:
+    """What a push is told of its version; `folder` is this attempt's own."""
+    return PushGrant(
+        store=store.name,
+        number=version.number,
+        status=version.status,
+        partition_count=version.partition_count,
+        record_bytes_max=store.config.record_bytes_max,
+        compression=version.compression,
+        folder=folder,
+        attempt=attempt,
+        existing=existing,
+        sealed=version.snapshot is not None,
+        lease_s=lease_s,
+    )
+
+
 def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest, value_schema_id: int, rows: int, size: int) -> Store:
     """The store with the snapshot in its version.
 
@@ -121,8 +140,15 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
                 f"manifest of version {number} of store {store.name!r}: {name} is {actual!r}, not {expected!r}",
                 hint="the folder was not written by this push",
             )
+    if manifest.start_offsets and version.hybrid is not None:
+        # The rows hold what was merged into another version: real-time writes are merged from where those end, not rewound.
+        version = replace(version, start_offsets=_offsets(manifest.start_offsets), held_offsets=_offsets(manifest.held_offsets))
     changed = replace(
         version, snapshot=snapshot, value_schema_id=value_schema_id, row_count=rows, byte_count=size,
         value_bytes=manifest.value_bytes, compressed_bytes=manifest.compressed_bytes,
     )  # fmt: skip
     return lifecycle.with_version(store, changed)
+
+
+def _offsets(vector: Vector) -> tuple[StartOffset, ...]:
+    return tuple(StartOffset(region=region, partition=partition, next_offset=offset) for region, partition, offset in vector)

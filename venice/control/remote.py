@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from venice.clock import Clock
-from venice.control.answers import Health, Keep, NodeInfo, PushGrant, VersionInfo
+from venice.control.answers import Health, Keep, NodeChange, NodeInfo, PushGrant, VersionInfo
 from venice.control.encoding import from_json
 from venice.errors import InvalidRequest, Unavailable
 from venice.model import HybridConfig, Store, StoreConfig, ValueSchema
@@ -91,9 +92,15 @@ class ControllerClient:
         """The value schemas, by id."""
         return _many(ValueSchema, self._call("GET", f"/stores/{quote(store, safe='')}/schemas"))
 
-    def create_version(self, store: str, *, push_id: str, deferred_swap: bool = False) -> PushGrant:
-        """Begin a push, or find the one that `push_id` began. Raises Conflict while another one runs."""
-        body = {"push_id": push_id, "deferred_swap": deferred_swap}
+    def create_version(
+        self, store: str, *, push_id: str, deferred_swap: bool = False, config: Mapping[str, int | str] | None = None
+    ) -> PushGrant:
+        """Begin a push, or find the one that `push_id` began. Raises Conflict while another one runs.
+
+        Args:
+            config: Fields of `StoreConfig`, by name, that the store gets if the push begins.
+        """
+        body = {"push_id": push_id, "deferred_swap": deferred_swap, "config": dict(config or {})}
         return from_json(PushGrant, self._call("POST", f"/stores/{quote(store, safe='')}/versions", body), "push")
 
     def heartbeat(self, store: str, number: int) -> VersionInfo:
@@ -132,6 +139,10 @@ class ControllerClient:
     def nodes(self) -> tuple[NodeInfo, ...]:
         """All nodes with their workers."""
         return _many(NodeInfo, self._call("GET", "/nodes"))
+
+    def change_node(self, node: str, change: NodeChange) -> NodeInfo:
+        """Drain a node, take it back, or remove one that is gone. Raises NotFound, and Conflict if that cannot be done."""
+        return from_json(NodeInfo, self._call("POST", f"/nodes/{quote(node, safe='')}/{change.value}", {}), "node")
 
     def health(self) -> Health:
         """Whether the controller works, and what troubles it."""

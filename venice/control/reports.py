@@ -39,6 +39,7 @@ class Progress:
     """How far the replicas of a version are."""
 
     ready_partitions: int
+    ready_replicas: int
     complete: bool
     """Every partition has as many replicas ready as it needs."""
     failure: str
@@ -115,8 +116,8 @@ class Reports:
     def progress(self, store: str, version: Version, assignment: Assignment | None) -> Progress:
         """How far the version's replicas are, of those its assignment names."""
         if assignment is None:
-            return Progress(0, False, "")
-        ready_partitions = lag_records = 0
+            return Progress(0, 0, False, "")
+        ready_partitions = ready_replicas = lag_records = 0
         lag_s = 0.0
         faults: Counter[tuple[str, Fault]] = Counter()
         failure = ""
@@ -129,17 +130,19 @@ class Reports:
                     lag_s = max(lag_s, replica.lag_s)
                     faults.update({(one.topic, one.fault): one.count for one in replica.faults})
             errors = [(worker_id, replica) for worker_id, replica in found if replica is not None and replica.state is ReplicaState.ERROR]
-            ready_partitions += sum(self._is_ready(worker_id, store, version.number, partition) for worker_id in ids) >= least
+            ready = sum(self.is_ready(worker_id, store, version.number, partition) for worker_id in ids)
+            ready_replicas += ready
+            ready_partitions += ready >= least
             if not failure and len(ids) - len(errors) < least:
                 worker_id, broken = errors[0]
                 failure = f"partition {partition} failed on worker {worker_id}: {broken.error or 'no reason given'}"
         counts = tuple(FaultCount(topic=topic, fault=fault, count=count) for (topic, fault), count in faults.most_common())
-        return Progress(ready_partitions, ready_partitions == len(assignment.replicas), failure, lag_records, lag_s, counts)
+        return Progress(ready_partitions, ready_replicas, ready_partitions == len(assignment.replicas), failure, lag_records, lag_s, counts)
 
     def readable(self, store: str, version: Version, assignment: Assignment | None) -> bool:
         """Every partition has a replica that is ready."""
         return assignment is not None and all(
-            any(self._is_ready(worker_id, store, version.number, partition) for worker_id in ids)
+            any(self.is_ready(worker_id, store, version.number, partition) for worker_id in ids)
             for partition, ids in enumerate(assignment.replicas)
         )
 
@@ -153,6 +156,7 @@ class Reports:
     def close(self) -> None:
         self._reader.close()
 
-    def _is_ready(self, worker_id: str, store: str, version: int, partition: int) -> bool:
+    def is_ready(self, worker_id: str, store: str, version: int, partition: int) -> bool:
+        """Whether a worker can answer for a partition, as it said itself a moment ago."""
         replica = self.replica(worker_id, store, version, partition)
         return replica is not None and replica.state is ReplicaState.READY and self.silent_s(worker_id) <= LIVE_S

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from venice import compression
+from venice.control import subjects
 from venice.control.answers import Keep
 from venice.control.catalog import Catalog
 from venice.errors import Conflict, InvalidRequest, NotFound
@@ -71,6 +72,7 @@ def created(
         largest_version=grave.largest_version if grave is not None else 0,
         created_ms=now_ms,
     )
+    subjects.check_id(catalog, store.key_schema)
     store = _with_hybrid(store, hybrid)
     return store if value_schema is None else with_schema(catalog, store, value_schema)[0]
 
@@ -105,9 +107,12 @@ def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, Value
     Raises:
         InvalidRequest: It is no schema.
         Incompatible: It does not fit an earlier one; names the field.
+        Conflict: Another schema has the id that registry clients would know it by.
     """
     schema_id, schemas = registry.register(store.value_schemas, text)
     schema = next(schema for schema in schemas if schema.id == schema_id)
+    if schema not in store.value_schemas:
+        subjects.check_id(catalog, schema.text)
     grave = catalog.graveyards.get(store.name)
     if not store.value_schemas and grave is not None:
         # Clients may have cached what an id meant in the deleted store: it never means anything else.

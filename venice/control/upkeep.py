@@ -12,10 +12,9 @@ from dataclasses import replace
 from venice.control.catalog import Catalog
 from venice.control.policy import Policy
 from venice.control.pushes import after_swap
-from venice.control.reports import LIVE_S, Reports
+from venice.control.reports import Reports
 from venice.model import Assignment, Leadership, Node, Region, ReplicaState, Store, Version, VersionStatus, Worker
 from venice.rules import lifecycle
-from venice.rules.placement import place
 
 _LEADING = (ReplicaState.READY, ReplicaState.FOLLOWING)
 """States in which a replica can lead, best first."""
@@ -48,46 +47,6 @@ def nodes(catalog: Catalog, reports: Reports, policy: Policy) -> list[Node]:
         before = found.get(node_id, Node(id=node_id, region=region, workers=()))
         found[node_id] = replace(before, region=region, workers=(*before.workers, worker))
     return [node for node in found.values() if node != catalog.nodes.get(node.id)]
-
-
-def live_nodes(catalog: Catalog, reports: Reports, within_s: float = LIVE_S) -> list[Node]:
-    """The nodes with those of their workers that were heard lately (all of them just after the controller's start)."""
-    return [
-        replace(node, workers=tuple(worker for worker in node.workers if reports.silent_s(worker.id) <= within_s))
-        for node in catalog.nodes.values()
-    ]
-
-
-def placements(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assignment]:
-    """Assignments of sealed versions that have none yet, or that name workers which are lost, or too few."""
-    fresh = live_nodes(catalog, reports)
-    lasting = live_nodes(catalog, reports, policy.worker_lost_s)
-    changed: list[Assignment] = []
-    for store in catalog.stores.values():
-        for version in store.versions:
-            if version.snapshot is None or version.status in lifecycle.FAILED:
-                continue
-            before = catalog.assignments.get((store.name, version.number))
-            members = lasting if before is not None else fresh
-            if any(node.workers for node in members) and _needs_placing(version, before, members):
-                replicas = place(
-                    store.name,
-                    version.partition_count,
-                    version.replication_factor,
-                    members,
-                    before.replicas if before is not None else (),
-                )
-                made = before if before is not None else Assignment(store=store.name, version=version.number, replicas=())
-                changed.append(replace(made, replicas=replicas))
-    return changed
-
-
-def _needs_placing(version: Version, before: Assignment | None, members: list[Node]) -> bool:
-    if before is None:
-        return True
-    live = {worker.id for node in members for worker in node.workers}
-    copies = min(version.replication_factor, sum(bool(node.workers) for node in members))
-    return any(len(row) < copies or not live.issuperset(row) for row in before.replicas)
 
 
 def leaders(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assignment]:

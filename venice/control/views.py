@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from venice.control.answers import Health, NodeInfo, VersionInfo, WorkerInfo
@@ -9,7 +10,7 @@ from venice.control.catalog import Catalog
 from venice.control.reports import LIVE_S, Reports
 from venice.control.session import Session
 from venice.errors import VeniceError
-from venice.model import ReplicaState, Store, Version, Worker
+from venice.model import Node, ReplicaState, Store, Version, Worker
 from venice.rules import lifecycle
 
 
@@ -24,6 +25,7 @@ def version_info(catalog: Catalog, reports: Reports, store: Store, version: Vers
         role=lifecycle.role(store, version),
         ready_partitions=progress.ready_partitions,
         placed=assignment is not None,
+        ready_replicas=progress.ready_replicas,
         leaders=assignment.leaders if assignment is not None else (),
         lag_records=progress.lag_records,
         lag_s=progress.lag_s,
@@ -33,9 +35,20 @@ def version_info(catalog: Catalog, reports: Reports, store: Store, version: Vers
 
 def node_infos(catalog: Catalog, reports: Reports) -> tuple[NodeInfo, ...]:
     """All nodes and their workers, by id."""
-    return tuple(
-        NodeInfo(node=node, workers=tuple(worker_info(reports, worker) for worker in node.workers))
-        for _, node in sorted(catalog.nodes.items())
+    assigned = Counter(worker for one in catalog.assignments.values() for ids in one.replicas for worker in ids)
+    return tuple(_node_info(node, reports, assigned) for _, node in sorted(catalog.nodes.items()))
+
+
+def node_info(catalog: Catalog, reports: Reports, node_id: str) -> NodeInfo:
+    """One of them, which there is."""
+    return next(info for info in node_infos(catalog, reports) if info.node.id == node_id)
+
+
+def _node_info(node: Node, reports: Reports, assigned: Counter[str]) -> NodeInfo:
+    return NodeInfo(
+        node=node,
+        workers=tuple(worker_info(reports, worker) for worker in node.workers),
+        assigned=sum(assigned[worker.id] for worker in node.workers),
     )
 
 
