@@ -6,7 +6,7 @@ It is Bytewax's connector, made to keep every offset: nothing is skipped where r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,14 +17,14 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from venice.client.changes import Delete, Put, Start, check_start
+from venice.client.schemas import SchemaIds
 from venice.clock import Clock, SystemClock
 from venice.connectors import STOPPING, awake_after
 from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable
-from venice.schema.confluent import decoder
+from venice.schema.confluent import Schemas, decoder
 
 Message = KafkaSourceMessage[bytes | None, bytes | None]
 Fault = KafkaError[bytes | None, bytes | None]
-Schemas = str | Mapping[int, str]
 
 KAFKA_S = 30.0
 _LOST = frozenset((Code._AUTO_OFFSET_RESET, Code.OFFSET_OUT_OF_RANGE, Code.UNKNOWN_TOPIC_OR_PART, Code._UNKNOWN_PARTITION))
@@ -127,7 +127,7 @@ class _KafkaPart(StatefulSourcePartition[Message | Fault, int | None]):
 
 
 def message_decoder(
-    key: str, value: str, key_schema: Schemas | None, schema: Schemas | None
+    key: str, value: str, key_schema: Schemas | None, schema: Schemas | None, registry: str | None = None
 ) -> Callable[[Message | Fault], Put | Delete | KafkaFault]:
     """Makes a put of a message, a delete of one without a value, and a fault of one that cannot be read.
 
@@ -136,12 +136,14 @@ def message_decoder(
         value: How values are: `"json"` or `"avro-confluent"`.
         key_schema: Of framed keys; by schema id if there are several.
         schema: Of framed values, likewise.
+        registry: Where to ask for schemas that are not given.
 
     Raises:
         InvalidRequest: There is no such way, or a schema is missing or is none.
     """
-    decode_key = _decoder("key", key, key_schema)
-    decode_value = _decoder("value", value, schema)
+    ids = SchemaIds(registry) if registry is not None else None
+    decode_key = _decoder("key", key, key_schema if key_schema is not None else ids)
+    decode_value = _decoder("value", value, schema if schema is not None else ids)
 
     def decode(message: Message | Fault) -> Put | Delete | KafkaFault:
         if isinstance(message, KafkaError):
@@ -163,7 +165,8 @@ def message_decoder(
 def _decoder(of: str, way: str, schemas: Schemas | None) -> Callable[[bytes], Any]:
     if way == "avro-confluent":
         if schemas is None:
-            raise InvalidRequest(f"framed Avro {of}s need their schema", hint="give its text, or a text for each schema id")
+            hint = "give its text, a text for each schema id, or the URL of a registry"
+            raise InvalidRequest(f"framed Avro {of}s need their schema", hint=hint)
         return decoder(schemas)
     if way == "json":
         return json.loads

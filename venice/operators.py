@@ -34,7 +34,8 @@ from venice.log import Entry
 from venice.node import WorkerRuntime, on_stop_signal
 
 if TYPE_CHECKING:
-    from venice.kafka_connector import KafkaFault, Schemas
+    from venice.kafka_connector import KafkaFault
+    from venice.schema.confluent import Schemas
 
 __all__ = [
     "Change",
@@ -200,6 +201,7 @@ def kafka_in(
     schema: Schemas | None = None,
     decode_key: Literal["text", "json", "avro-confluent"] = "text",
     key_schema: Schemas | None = None,
+    registry: str | None = None,
 ) -> KafkaOut:
     """A Kafka topic of your own as puts and deletes (messages without a value), each partition in its order, at least once.
 
@@ -213,6 +215,8 @@ def kafka_in(
         schema: What framed values were written with: one schema for all, or one for each schema id.
         decode_key: How keys are.
         key_schema: What framed keys were written with.
+        registry: URL of the schema registry that knows the schemas of framed keys and values, where they are not given: the
+            controller, whose ids are those of its stores' schemas, or any other.
 
     Raises:
         InvalidRequest: There is no such way to decode, or a schema is missing or is none.
@@ -221,7 +225,7 @@ def kafka_in(
     from venice.kafka_connector import KafkaMessages, message_decoder
 
     messages = op.input(step_id, flow, KafkaMessages(servers, topic, start))
-    decoded = op.map(f"{step_id}_decode", messages, message_decoder(decode_key, decode, key_schema, schema))
+    decoded = op.map(f"{step_id}_decode", messages, message_decoder(decode_key, decode, key_schema, schema, registry))
     branched = op.branch(f"{step_id}_split", decoded, _is_write)
     return KafkaOut(
         op.key_on(f"{step_id}_key", branched.trues, lambda write: key_text(write.key)), cast("Stream[KafkaFault]", branched.falses)

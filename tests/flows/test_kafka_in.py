@@ -18,6 +18,10 @@ from bytewax.run import cli_main
 from bytewax.testing import TestingSink
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it exports them unnamed
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from served_controller import Served
 
 from venice import operators
 from venice.errors import Corrupt, InvalidRequest, NotFound
@@ -150,6 +154,35 @@ def test_framed_keys_and_values_from_a_moment_on(topic: tuple[str, str], run: Ca
     run(flow_of(*topic, oks, errs, start=5000, **options), lambda: len(oks) + len(errs) == 3)
     assert oks == [("5", Put(5, {"sum": "5"}, 5000)), ("6", Put(6, {"amount": 6}, 6000))]
     assert "schema 4" in errs[0].reason
+
+
+@pytest.mark.kafka
+def test_schemas_of_a_registry_are_looked_up(
+    topic: tuple[str, str], run: Callable[..., None], tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A topic written by Confluent's serializers against the controller's registry, the schema evolving on the way."""
+    served = Served(tmp_path, free_port())
+    registry = SchemaRegistryClient({"url": served.url})
+    try:
+        # Their names for subjects: that of the topic, which is the store's here.
+        served.client.create_store(topic[1], key_schema='"string"', value_schema=ORDER)
+        later = json.dumps(
+            {**json.loads(ORDER), "fields": [*json.loads(ORDER)["fields"], {"name": "note", "type": "string", "default": ""}]}
+        )
+        for number, (schema, value) in enumerate([(ORDER, {"amount": 1}), (later, {"amount": 2, "note": "late"})]):
+            key = AvroSerializer(registry, '"string"')(f"order {number}", SerializationContext(topic[1], MessageField.KEY))
+            body = AvroSerializer(registry, schema)(value, SerializationContext(topic[1], MessageField.VALUE))
+            produce(*topic, [(key, body, 1000 + number)])
+        produce(*topic, [(key, framed(4711, ORDER, {"amount": 3}), 3000)])
+        oks: list[Any] = []
+        errs: list[KafkaFault] = []
+        options = {"decode": "avro-confluent", "decode_key": "avro-confluent", "registry": served.url}
+        run(flow_of(*topic, oks, errs, **options), lambda: len(oks) + len(errs) == 3)
+    finally:
+        registry.close()
+        served.close()
+    assert [put for _, put in oks] == [Put("order 0", {"amount": 1}, 1000), Put("order 1", {"amount": 2, "note": "late"}, 1001)]
+    assert "schema 4711, which is not known" in errs[0].reason
 
 
 @pytest.mark.kafka

@@ -6,58 +6,20 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
-import uvicorn
-from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, make_policy, write_snapshot
-from waiting import eventually
+from control_kit import KEY_SCHEMA, VALUE_SCHEMA, Workers, write_snapshot
+from served_controller import Served
 
 from venice import cli
 from venice.clock import ManualClock, SystemClock
-from venice.control.api import build_app
-from venice.control.controller import Controller
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, Incompatible, InvalidRequest, NotFound, Unavailable
-from venice.log.sqlite import SqliteLog
 from venice.model import HybridConfig, StoreConfig, VersionStatus
 from venice.rules.lifecycle import Role
 
 CLOCK = SystemClock()
-
-
-class Served:
-    """A controller behind its API in this process."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.log = SqliteLog(folder / "log", CLOCK)
-        self.controller = Controller(self.log, CLOCK, make_policy(folder), rng=Random(1))
-        self.controller.start()
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        config = uvicorn.Config(build_app(self.controller), host="127.0.0.1", port=port, log_level="critical", ws="none")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        eventually(lambda: self._server.started, timeout_s=20)
-        self.client = ControllerClient(self.url, CLOCK, retry_s=5)
-
-    def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request(method, path, body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        return response.status, json.loads(answer) if answer else None
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self.controller.close()
-        self.log.close()
 
 
 @pytest.fixture
