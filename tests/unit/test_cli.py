@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from venice import cli, cli_processes
+from venice.cli_doctor import waking
 from venice.cli_output import EXIT_CODES, moment, schema_text, size, table
 from venice.config import Settings, load
 from venice.errors import BY_KIND, InvalidRequest, NotFound
@@ -156,6 +157,19 @@ def test_doctor_finds_a_port_that_somebody_else_has(venice: Venice, free_port: C
         done = venice("doctor", "--json")
     assert done.code == 1
     assert [finding["name"] for finding in done.json if finding["state"] == "wrong"] == ["router"]
+
+
+@pytest.mark.parametrize(("governor", "poll_ns", "findings"), [("haltpoll", "0", 1), ("haltpoll", "200000", 0), ("menu", "0", 0)])
+def test_doctor_finds_processors_that_halt_at_once(tmp_path: Path, governor: str, poll_ns: str, findings: int) -> None:
+    files = {"devices/system/cpu/cpuidle/current_governor": governor, "module/haltpoll/parameters/guest_halt_poll_ns": poll_ns}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert [finding.state for finding in waking(tmp_path)] == ["off"] * findings
+
+
+def test_doctor_says_nothing_of_processors_that_do_not_tell(tmp_path: Path) -> None:
+    assert list(waking(tmp_path)) == []
 
 
 @pytest.mark.parametrize("kind", sorted(BY_KIND))
