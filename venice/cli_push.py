@@ -63,6 +63,38 @@ def push(
         say(_told(result, deferred_swap))
 
 
+def repush(
+    ctx: typer.Context,
+    store: Annotated[str, typer.Argument(help="Name of the store.")],
+    partitions: Annotated[int | None, typer.Option(min=1, help="The store's partition count from now on.")] = None,
+    compression: Annotated[str | None, typer.Option(help="The store's compression from now on: none, gzip, zstd or zstd-dict.")] = None,
+    push_id: Annotated[str | None, typer.Option("--push-id", help="Names the repush; one that is complete is not done again.")] = None,
+    deferred_swap: Annotated[bool, typer.Option("--deferred-swap", help="Load it, and serve it at 'venice version roll-forward'.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new version of the rows that a store serves, without their source, and wait until it serves."""
+    from venice import cli_progress
+    from venice.push import repush as of_version
+
+    progress = cli_progress.choose(as_json=as_json)
+    with progress.shown():
+        result = of_version.repush(
+            settings_of(ctx),
+            store,
+            partitions=partitions,
+            compression=compression,
+            push_id=push_id,
+            deferred_swap=deferred_swap,
+            threads=threads,
+            on_event=progress,
+        )
+    if as_json:
+        say_json({"event": "push_done", **asdict(result)})
+    else:
+        say(_told(result, deferred_swap))
+
+
 def _told(result: PushResult, deferred_swap: bool) -> str:
     left_out = [
         f"{count:,} {what}"

@@ -354,7 +354,8 @@ class ChangeReader:
             return True
         if following.hybrid is None or version.hybrid is None:
             return all(cursor.position.next_offset >= self._feed.log.end_offset(self._topic, p) for p, cursor in self._cursors.items())
-        replayed = {(start.region, start.partition): start.next_offset for start in following.start_offsets}
+        # What the rows of the following version hold, its leaders pass over: only here it can be read.
+        replayed = {(at.region, at.partition): at.next_offset for at in (*following.start_offsets, *following.held_offsets)}
         began = {(start.region, start.partition): start.next_offset for start in version.start_offsets}
         for partition, cursor in self._cursors.items():
             merged = began | {(region, p): offset for region, p, offset in cursor.position.vector}

@@ -140,6 +140,11 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
                 f"manifest of version {number} of store {store.name!r}: {name} is {actual!r}, not {expected!r}",
                 hint="the folder was not written by this push",
             )
+    if manifest.source_version not in (0, store.current):
+        raise Conflict(
+            f"version {number} of store {store.name!r} was made of version {manifest.source_version}, which serves no more",
+            hint="repush the one that serves now",
+        )
     if manifest.start_offsets and version.hybrid is not None:
         # The rows hold what was merged into another version: real-time writes are merged from where those end, not rewound.
         version = replace(version, start_offsets=_offsets(manifest.start_offsets), held_offsets=_offsets(manifest.held_offsets))

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
 import duckdb
 import pyarrow as pa
 
 from venice.push.duplicates import DuplicatePolicy
-from venice.push.encode import RowEncoder
+from venice.push.encode import Encoded
 from venice.push.plan import Plan
-from venice.push.runs import Block, Run, Spill, write_run
+from venice.push.runs import Block, Spill, write_run
 from venice.push.sources import read_error
 from venice.push.writer import Job
 
@@ -51,6 +51,24 @@ class Taken:
     blocks: dict[int, list[Block]] = field(default_factory=dict)
     """By partition."""
     rows_by_partition: dict[int, int] = field(default_factory=dict)
+
+
+class Stretches(Protocol):
+    """The rows of a push, in stretches, to threads that ask in turn."""
+
+    def next(self) -> tuple[int, list[pa.RecordBatch]] | None:
+        """The number and the batches of the next stretch; None at the end, or once it was told to stop."""
+        ...
+
+    def stop(self) -> None:
+        """No more stretches; from any thread."""
+        ...
+
+
+class Encoder(Protocol):
+    """What makes keys and stored values of a batch. Safe to share between threads."""
+
+    def encode(self, batch: pa.RecordBatch) -> Encoded: ...
 
 
 class Reader:
@@ -128,38 +146,56 @@ class Reader:
         self._stopped = True
 
 
-class Intake:
-    """Lanes that turn a reader's stretches into runs.
+class Runs:
+    """Sorted runs of a push, by partition, on disk. Safe to share between threads.
 
     Args:
         folder: Where the runs' files are made.
-        count: Told rows and bytes after every run.
+        spills: How many threads write runs, each to files of its own.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        encoder: RowEncoder,
-        *,
-        partition_count: int,
-        policy: DuplicatePolicy,
-        folder: Path,
-        lanes: int,
-        count: Callable[[int, int], None],
-    ) -> None:
-        self._reader = reader
-        self._encoder = encoder
+    def __init__(self, *, partition_count: int, policy: DuplicatePolicy, folder: Path, spills: int) -> None:
         self._partition_count = partition_count
         self._policy = policy
-        self._count = count
         self._lock = Lock()
-        self.spills = [Spill(folder, partition_count, spills=lanes) for _ in range(lanes)]
+        self.spills = [Spill(folder, partition_count, spills=spills) for _ in range(spills)]
         self.taken = Taken()
         self._unwritten: Counter[int] = Counter()
 
-    def lanes(self) -> list[Callable[[], None]]:
-        """One function per thread; each returns when the input ends."""
-        return [partial(self._lane, spill) for spill in self.spills]
+    def put(self, number: int, keys: pa.Array, values: pa.Array, spill: Spill, skipped: int = 0, sizes: tuple[int, int] = (0, 0)) -> int:
+        """Make a run of some rows, the last of which count where keys are equal.
+
+        Args:
+            number: Of the run, in the order of reading.
+            keys: Serialized, without nulls.
+            values: What is stored, aligned with `keys`.
+            spill: One of ours; one thread at a time uses it.
+            skipped: Rows that were left out before.
+            sizes: Bytes of the values before they were compressed, and after.
+
+        Returns:
+            Bytes of keys and values of the run.
+
+        Raises:
+            InvalidRequest: Equal keys with different values that the policy refuses.
+            Full: The disk is full.
+        """
+        run = write_run(number, keys, values, self._partition_count, spill, self._policy)
+        size = 0
+        with self._lock:
+            taken = self.taken
+            for partition, blocks in run.blocks.items():
+                taken.blocks.setdefault(partition, []).extend(blocks)
+                rows = sum(block.rows for block in blocks)
+                size += sum(block.key_bytes + block.value_bytes for block in blocks)
+                taken.rows_by_partition[partition] = taken.rows_by_partition.get(partition, 0) + rows
+            taken.rows += run.rows
+            taken.bytes += size
+            taken.duplicates += run.duplicates
+            taken.skipped += skipped
+            taken.value_bytes += sizes[0]
+            taken.compressed_bytes += sizes[1]
+        return size
 
     def jobs(self) -> list[Job]:
         """The partitions that have rows, in the order to write them, once everything is read.
@@ -194,9 +230,40 @@ class Intake:
     def _file_of(self, partition: int) -> int:
         return self.spills[0].file_of(partition)
 
+
+class Intake(Runs):
+    """Lanes that turn a reader's stretches into runs.
+
+    Args:
+        folder: Where the runs' files are made.
+        lanes: How many.
+        count: Told rows and bytes after every run.
+    """
+
+    def __init__(
+        self,
+        reader: Stretches,
+        encoder: Encoder,
+        *,
+        partition_count: int,
+        policy: DuplicatePolicy,
+        folder: Path,
+        lanes: int,
+        count: Callable[[int, int], None],
+    ) -> None:
+        super().__init__(partition_count=partition_count, policy=policy, folder=folder, spills=lanes)
+        self._reader = reader
+        self._encoder = encoder
+        self._count = count
+
+    def lanes(self) -> list[Callable[[], None]]:
+        """One function per thread; each returns when the input ends."""
+        return [partial(self._lane, spill) for spill in self.spills]
+
     def _lane(self, spill: Spill) -> None:
         while (stretch := self._reader.next()) is not None:
             number, batches = stretch
+            rows = sum(batch.num_rows for batch in batches)
             encoded = [self._encoder.encode(batch) for batch in batches]
             batches.clear()
             keys = _concat([part.keys for part in encoded])
@@ -204,25 +271,7 @@ class Intake:
             skipped = sum(part.skipped for part in encoded)
             sizes = sum(part.value_bytes for part in encoded), sum(part.compressed_bytes for part in encoded)
             del encoded
-            run = write_run(number, keys, values, self._partition_count, spill, self._policy)
-            self._add(run, skipped, sizes)
-
-    def _add(self, run: Run, skipped: int, sizes: tuple[int, int]) -> None:
-        size = 0
-        with self._lock:
-            taken = self.taken
-            for partition, blocks in run.blocks.items():
-                taken.blocks.setdefault(partition, []).extend(blocks)
-                rows = sum(block.rows for block in blocks)
-                size += sum(block.key_bytes + block.value_bytes for block in blocks)
-                taken.rows_by_partition[partition] = taken.rows_by_partition.get(partition, 0) + rows
-            taken.rows += run.rows
-            taken.bytes += size
-            taken.duplicates += run.duplicates
-            taken.skipped += skipped
-            taken.value_bytes += sizes[0]
-            taken.compressed_bytes += sizes[1]
-        self._count(run.rows + run.duplicates + skipped, size)
+            self._count(rows, self.put(number, keys, values, spill, skipped, sizes))
 
 
 def batch_rows(row_bytes: float | None) -> int:

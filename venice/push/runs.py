@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -191,6 +192,12 @@ def assemble(lengths: npt.NDArray[np.uint32], data: npt.NDArray[np.uint8]) -> pa
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def assembled(values: Sequence[bytes]) -> pa.Array:
+    """The array of large binary of these values."""
+    lengths = np.fromiter(map(len, values), np.uint32, len(values))
+    return assemble(lengths, np.frombuffer(b"".join(values), np.uint8))
 
 
 def raw(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview]:

@@ -108,10 +108,14 @@ class Session:
         self._reporter.end()
         return self._found(version)
 
-    def run(self, build: Build) -> PushResult:
-        """Make the version: `build` its folder while heartbeats go out, seal it, and wait until it serves."""
+    def run(self, build: Build, *, config: Mapping[str, int | str] | None = None) -> PushResult:
+        """Make the version: `build` its folder while heartbeats go out, seal it, and wait until it serves.
+
+        Args:
+            config: Fields of `StoreConfig`, by name, that the store gets if the push begins.
+        """
         self._stop.check()
-        grant = self._client.create_version(self._store, push_id=self.push_id, deferred_swap=self._deferred_swap)
+        grant = self._client.create_version(self._store, push_id=self.push_id, deferred_swap=self._deferred_swap, config=config)
         if grant.sealed:
             version = self._wait(grant)
             self._reporter.end()

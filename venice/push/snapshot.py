@@ -105,10 +105,15 @@ def build(
     intake = Intake(
         reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count
     )
-    halves = _Halves(intake, Work(target.folder, policy), threads, reporter, tick)
+    halves = Halves(intake, Work(target.folder, policy), threads, reporter, tick)
+
+    def stop() -> None:
+        reader.stop()
+        connection.interrupt()
+
     try:
         with freed_memory_kept():
-            taken = halves.read(reader, connection, size.rows)
+            taken = halves.read(stop, size.rows)
             written = sorted(halves.write(taken), key=lambda one: one.file.partition)
     finally:
         halves.close()
@@ -163,7 +168,7 @@ def check_counts(taken: Taken, written: Sequence[Written]) -> None:
         raise Corrupt(f"{taken.rows} rows were kept, but {sum(taken.rows_by_partition.values())} went to partitions", hint="push again")
 
 
-class _Halves:
+class Halves:
     """Reading, then writing; the writing processes start as soon as it is clear that they pay."""
 
     def __init__(self, intake: Intake, work: Work, threads: int, reporter: Reporter, tick: Callable[[], None]) -> None:
@@ -174,17 +179,13 @@ class _Halves:
         self._tick = tick
         self._writers: Writers | None = None
 
-    def read(self, reader: Reader, connection: duckdb.DuckDBPyConnection, rows_total: int | None) -> Taken:
-        """Run the intake to the end of the input, which has so many rows, if that is known."""
+    def read(self, stop: Callable[[], None], rows_total: int | None) -> Taken:
+        """Run the intake to the end of the input, which has so many rows, if that is known; `stop` makes it end soon."""
 
         def tick() -> None:
             if self._writers is None and rows_total is not None and self._intake.taken.rows >= 2 * ROWS_PER_PROCESS:
                 self._start(rows_total)
             self._tick()
-
-        def stop() -> None:
-            reader.stop()
-            connection.interrupt()
 
         run_lanes(self._intake.lanes(), tick=tick, stop=stop)
         return self._intake.taken

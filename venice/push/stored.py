@@ -15,14 +15,14 @@ import zstandard
 
 from venice.compression import Contexts, packing
 from venice.model import Compression
-from venice.push.runs import assemble, raw
+from venice.push.runs import assemble, assembled, raw
 from venice.schema.arrow_buffers import binary_scalar
 from venice.storage.format import value_prefix
 
 _STAMPED = np.dtype([("prefix", "V5"), ("timestamp_ms", "<i8")])
 """A prefix with a time; `tests/unit/test_push_stored.py` holds it against `value_prefix`."""
 
-_NOTHING = binary_scalar(b"").cast(pa.large_binary())
+NOTHING = binary_scalar(b"").cast(pa.large_binary())
 
 Pack = Callable[[pa.Array], pa.Array]
 
@@ -47,7 +47,7 @@ class StoredValues:
 
     def __init__(self, schema_id: int, compression: Compression, dictionary: bytes, *, stamped: bool) -> None:
         prefix = value_prefix(schema_id)
-        self._pack = _packer(compression, dictionary)
+        self._pack = packer(compression, dictionary)
         self._prefix = binary_scalar(prefix).cast(pa.large_binary())
         self._stamp = value_prefix(schema_id, 0)[: len(prefix)]
         self.ready_prefix = b"" if self._pack is not None or stamped else prefix
@@ -68,7 +68,7 @@ class StoredValues:
             sizes = _size(values), _size(packed)
             values = packed
         prefixes = self._prefix if times is None else self._stamped(times)
-        return Stored(pc.binary_join_element_wise(prefixes, values.cast(pa.large_binary()), _NOTHING), *sizes)
+        return Stored(pc.binary_join_element_wise(prefixes, values.cast(pa.large_binary()), NOTHING), *sizes)
 
     def _stamped(self, times: pa.Array) -> pa.Array:
         table = np.zeros(len(times), _STAMPED)
@@ -79,7 +79,8 @@ class StoredValues:
         return pc.if_else(times.is_valid(), stamped, self._prefix) if times.null_count else stamped
 
 
-def _packer(compression: Compression, dictionary: bytes) -> Pack | None:
+def packer(compression: Compression, dictionary: bytes) -> Pack | None:
+    """What compresses an array of Avro bytes as a version's are; None if they are not compressed."""
     if compression in (Compression.ZSTD, Compression.ZSTD_DICT):
         return _Zstd(Contexts(dictionary))
     made = packing(compression)
@@ -88,7 +89,7 @@ def _packer(compression: Compression, dictionary: bytes) -> Pack | None:
     compress = made.compress
 
     def pack(values: pa.Array) -> pa.Array:
-        return _assembled([compress(value) for value in values.to_pylist()])
+        return assembled([compress(value) for value in values.to_pylist()])
 
     return pack
 
@@ -102,18 +103,13 @@ class _Zstd:
     def __call__(self, values: pa.Array) -> pa.Array:
         ends, data = raw(values)
         if not data:  # which it does not take
-            return _assembled([self._contexts.compress(b"")] * len(values))
+            return assembled([self._contexts.compress(b"")] * len(values))
         segments = np.empty((len(values), 2), np.uint64)
         segments[:, 0] = ends[:-1]
         segments[:, 1] = np.diff(ends)
         together = zstandard.BufferWithSegments(data, segments.tobytes())
         packed = self._contexts.compressor.multi_compress_to_buffer(together, threads=1)
-        return _assembled([packed[row].tobytes() for row in range(len(packed))])
-
-
-def _assembled(values: list[bytes]) -> pa.Array:
-    lengths = np.fromiter(map(len, values), np.uint32, len(values))
-    return assemble(lengths, np.frombuffer(b"".join(values), np.uint8))
+        return assembled([packed[row].tobytes() for row in range(len(packed))])
 
 
 def _size(values: pa.Array) -> int:

@@ -25,7 +25,7 @@ from venice.push.duplicates import DuplicatePolicy
 from venice.push.memory import freed_memory_kept
 from venice.push.merge import merge
 from venice.push.runs import Block
-from venice.storage.snapshot import PartitionFile, PartitionWriter, file_name
+from venice.storage.snapshot import FileKind, PartitionFile, PartitionWriter, file_name
 
 # Not `-m venice.push.writer`: the module would be `__main__` there, and its pickled classes strangers here. Nothing a child
 # does forms cycles, but it makes lists of ten thousands of rows all the time.
@@ -37,6 +37,7 @@ class Work(NamedTuple):
 
     folder: Path
     policy: DuplicatePolicy
+    kind: FileKind = FileKind.VALUES
 
 
 class Job(NamedTuple):
@@ -73,13 +74,13 @@ def write_partition(work: Work, job: Job, said: Callable[[Step], None]) -> Writt
         InvalidRequest: Rows with equal keys differ and that is not allowed.
         Full: The disk is full.
     """
-    writer = PartitionWriter(work.folder / file_name(job.partition))
+    writer = PartitionWriter(work.folder / file_name(job.partition, work.kind))
     duplicates = 0
     for rows in merge(job.blocks, work.policy):
         writer.put_all(rows.keys, rows.values)
         duplicates += rows.duplicates
         said(Step(len(rows.keys), rows.bytes))
-    return Written(writer.finish(job.partition), duplicates)
+    return Written(writer.finish(job.partition, work.kind), duplicates)
 
 
 class Writers:

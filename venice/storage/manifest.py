@@ -9,6 +9,7 @@ from typing import Any
 
 from venice.errors import Corrupt, InvalidRequest
 from venice.model import Compression
+from venice.record import Vector
 from venice.storage import Position
 from venice.storage.format import FORMAT, encode_position
 from venice.storage.members import count, dump, items, load, parse, string
@@ -60,6 +61,12 @@ class Manifest:
     """Avro bytes of all values of a push, before they were compressed; 0 if they are not."""
     compressed_bytes: int = 0
     """What those were compressed to."""
+    source_version: int = 0
+    """The version whose rows these are; 0: they came from elsewhere."""
+    start_offsets: Vector = ()
+    """Of rows of a hybrid version: from where on real-time writes may not be among them."""
+    held_offsets: Vector = ()
+    """Of rows of a hybrid version: from where on no real-time write is among them."""
     files: tuple[PartitionFile, ...] = ()
     """Ascending by partition and kind."""
     partition: int | None = None
@@ -120,6 +127,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "topic_id": manifest.topic_id,
             "position": asdict(manifest.position),
             **({"value_bytes": manifest.value_bytes, "compressed_bytes": manifest.compressed_bytes} if manifest.value_bytes else {}),
+            **{name: found for name in ("source_version", "start_offsets", "held_offsets") if (found := getattr(manifest, name))},
         }
     )
     try:
@@ -156,6 +164,9 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         dictionary=bytes.fromhex(string(members, "dictionary")),
         value_bytes=count(members, "value_bytes") if "value_bytes" in members else 0,
         compressed_bytes=count(members, "compressed_bytes") if "compressed_bytes" in members else 0,
+        source_version=count(members, "source_version") if "source_version" in members else 0,
+        start_offsets=_vector(members, "start_offsets") if "start_offsets" in members else (),
+        held_offsets=_vector(members, "held_offsets") if "held_offsets" in members else (),
         files=tuple(_file(file) for file in items(members, "files")),
         partition=None if partition is None else count(members, "partition"),
         topic_id=string(members, "topic_id"),
@@ -178,14 +189,18 @@ def _file(members: dict[str, Any]) -> PartitionFile:
 
 def _position(members: dict[str, Any]) -> Position:
     numbers = {name: count(members, name) for name in ("next_offset", "term", "session", "sequence", "caught_up_session")}
-    vector = []
-    for region, partition, next_offset in items(members, "vector"):
-        if not all(type(number) is int for number in (region, partition, next_offset)):
-            raise ValueError("vector holds something else than integers")
-        vector.append((region, partition, next_offset))
-    position = Position(vector=tuple(vector), **numbers)
+    position = Position(vector=_vector(members, "vector"), **numbers)
     encode_position(position)  # the same limits as in a replica
     return position
+
+
+def _vector(members: Any, name: str) -> Vector:
+    vector = []
+    for region, partition, next_offset in items(members, name):
+        if not all(type(number) is int for number in (region, partition, next_offset)):
+            raise ValueError(f"{name} holds something else than integers")
+        vector.append((region, partition, next_offset))
+    return tuple(vector)
 
 
 def _contradiction(manifest: Manifest, members: dict[str, Any]) -> str:
