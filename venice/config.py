@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     )
     retire_grace_s: float = Field(5.0, ge=0, description="How long a retired version stays open for reads under way.")
     push_lease_s: float = Field(15.0, gt=0, description="A push silent for so long is taken for dead.")
+    cleanup_delay_s: float = Field(0.0, ge=0, description="A push that would delete a backup is refused for so long after a swap.")
     heartbeat_s: float = Field(
         30.0, gt=0, description="Seconds between the heartbeats of a partition that is not written to, at most; others beat each second."
     )

@@ -175,6 +175,19 @@ class ValueSchema:
     text: str
 
 
+class BackupStrategy(StrEnum):
+    """When a complete version makes room for the next. DO NOT CHANGE THESE VALUES: they are written to the catalog log."""
+
+    DELETE_ON_NEW_PUSH_START = "delete-on-new-push-start"
+    """As soon as a push begins: disks hold one version less."""
+    KEEP_MIN_VERSIONS = "keep-min-versions"
+    """When the push has been swapped in: there is something to roll back to all the time."""
+
+
+UNLIMITED = -1
+"""A quota that is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
     """What an owner may change; a version takes a copy of what concerns it when it is created."""
@@ -187,6 +200,13 @@ class StoreConfig:
     """Largest encoded value, in bytes, before it is compressed; a larger one fails its push."""
     compression: Compression = Compression.NONE
     """Of the values of versions made from now on."""
+    storage_quota_bytes: int = UNLIMITED
+    """Largest size of a pushed version's files, each partition once; a larger push fails."""
+    backup_strategy: BackupStrategy = BackupStrategy.DELETE_ON_NEW_PUSH_START
+    backup_retention_s: int = 7 * 86_400
+    """Backups are deleted so long after the last swap; at the next push they may go sooner."""
+    superset_schema: bool = False
+    """Whether the superset of all value schemas is registered whenever one is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +221,8 @@ class Store:
     versions: tuple[Version, ...] = ()
     """Ascending by number."""
     current: int = NO_VERSION
+    swapped_ms: int = 0
+    """When that last changed, forward or back."""
     largest_version: int = 0
     """Largest number ever used under this name, deleted stores included."""
     created_ms: int = 0
@@ -208,6 +230,8 @@ class Store:
     """How versions pushed from now on follow the real-time topic; None: they do not."""
     real_time_partitions: int = 0
     """Of the real-time topic, fixed when it was first made; 0: there is none."""
+    superset_schema_id: int = 0
+    """The value schema that has every field of all the others; 0: none was made."""
 
     def version(self, number: int) -> Version | None:
         for version in self.versions:

@@ -38,6 +38,8 @@ class PushGrant:
     """Largest encoded value the push may write, in bytes."""
     compression: Compression
     """Of the values."""
+    storage_quota_bytes: int
+    """Largest size of the files the push may seal; `UNLIMITED`: any."""
     folder: str
     """Where this attempt writes its snapshot; no other attempt is ever given it."""
     attempt: str

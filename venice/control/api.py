@@ -19,7 +19,7 @@ from venice.control.controller import Controller
 from venice.control.encoding import to_json
 from venice.control.registry_api import registry_routes
 from venice.errors import InvalidRequest, NotFound, VeniceError
-from venice.model import Compression, HybridConfig, Store, StoreConfig, ValueSchema
+from venice.model import BackupStrategy, Compression, HybridConfig, Store, StoreConfig, ValueSchema
 from venice.wire import error_json, status_of
 
 PREFIX = "/api/v1"
@@ -39,6 +39,10 @@ class ConfigBody(Body):
     versions_preserved: int | None = Field(None, description="Complete versions that stay, the current one included.")
     record_bytes_max: int | None = Field(None, description="Largest encoded value, in bytes.")
     compression: Compression | None = Field(None, description="Of the values of versions made from now on.")
+    storage_quota_bytes: int | None = Field(None, description="Largest size of a pushed version's files, in bytes; -1: any.")
+    backup_strategy: BackupStrategy | None = Field(None, description="When a complete version makes room for the next.")
+    backup_retention_s: int | None = Field(None, description="For so long after a swap backups are kept, in seconds.")
+    superset_schema: bool | None = Field(None, description="Register the superset of all value schemas whenever one is added.")
 
     def given(self) -> dict[str, int | str]:
         """The fields that are not None."""

@@ -154,7 +154,7 @@ class Controller:
         """Raises NotFound, InvalidRequest."""
         with self._command() as catalog:
             store = stores.find(catalog, name)
-            changed = stores.updated(store, owner, config or {}, hybrid)
+            changed = stores.updated(catalog, store, owner, config or {}, hybrid)
             topics.make_real_time(self._log, store, changed)
             return self._write(changed).stores[name]
 
@@ -194,7 +194,7 @@ class Controller:
             now_ms, region = self._clock.now_ms(), catalog.regions[self._policy.region].id
             store = upkeep.without_dead_push(store, self._policy, self._silent_s, now_ms)
             pushes.refuse_second(store, now_ms, self._silent_s(name, store.largest_version))
-            store = pushes.with_room(stores.updated(store, None, config or {}, Keep.KEEP), now_ms, self._policy)
+            store = pushes.with_room(stores.updated(catalog, store, None, config or {}), now_ms, self._policy)
             version = topics.new_version(self._log, store, region=region, push_id=push_id, deferred_swap=deferred_swap, now_ms=now_ms)
             self._heard_s[name, version.number] = self._clock.monotonic_s()
             self._write(lifecycle.started(store, version))

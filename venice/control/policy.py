@@ -45,5 +45,6 @@ class Policy:
             push_lease_s=settings.push_lease_s,
             retire_grace_s=settings.retire_grace_s,
             topic_margin_s=settings.topic_margin_s,
+            cleanup_delay_s=settings.cleanup_delay_s,
             worker_lost_s=settings.rebalance_delay_s,
         )

@@ -7,9 +7,10 @@ from dataclasses import replace
 from venice.control.answers import PushGrant
 from venice.control.policy import Policy
 from venice.errors import Conflict, Corrupt, InvalidRequest
-from venice.model import NO_VERSION, SnapshotRef, StartOffset, Store, Version, VersionStatus
+from venice.model import NO_VERSION, BackupStrategy, SnapshotRef, StartOffset, Store, Version, VersionStatus
 from venice.record import Vector
 from venice.rules import lifecycle
+from venice.rules.quota import check_size
 from venice.rules.retention import versions_to_delete
 from venice.storage.manifest import Manifest
 
@@ -48,7 +49,8 @@ def with_room(store: Store, now_ms: int, policy: Policy) -> Store:
     """The store as a new push may begin in it: without what it retires.
 
     With the version to come the store keeps what its configuration says, so one version less stays now (the current one
-    always does). A version whose swap was deferred and never made goes too: the new push takes its place.
+    always does), unless its strategy is to keep them all until the swap. A version whose swap was deferred and never made
+    goes too: the new push takes its place.
 
     Raises:
         Conflict: A version above the current one was rolled back from and is still kept; or the last swap is too recent
@@ -65,16 +67,29 @@ def with_room(store: Store, now_ms: int, policy: Policy) -> Store:
             version=newest.number,
         )
     numbered = [(v.number, v.status.name) for v in store.versions]
-    doomed = set(versions_to_delete(numbered, store.current, max(store.config.versions_preserved - 1, 1)))
+    early = store.config.backup_strategy is BackupStrategy.DELETE_ON_NEW_PUSH_START
+    doomed = set(versions_to_delete(numbered, store.current, max(store.config.versions_preserved - early, 1)))
     doomed |= {v.number for v in store.versions if v.status is VersionStatus.PUSHED and v.number != store.current}
     doomed |= {v.number for v in kept}
-    current = store.version(store.current) if store.current != NO_VERSION else None
-    if doomed and current is not None and now_ms < current.status_ms + policy.cleanup_delay_s * 1000:
+    left_s = policy.cleanup_delay_s - (now_ms - store.swapped_ms) / 1000
+    if doomed and store.current != NO_VERSION and left_s > 0:
         raise Conflict(
-            f"store {store.name!r} swapped to version {current.number} less than {policy.cleanup_delay_s:.0f} s ago",
-            hint="the backups a new push retires may still be read: push again later",
+            f"store {store.name!r} swapped to version {store.current} less than {policy.cleanup_delay_s:.0f} s ago, "
+            f"and a push would delete version{'s'[: len(doomed) > 1]} {', '.join(map(str, sorted(doomed)))}",
+            hint=f"push again in {left_s:.0f} s, or lower the controller's cleanup_delay_s",
         )
     return lifecycle.retired(store, frozenset(doomed))
+
+
+def expired(store: Store, now_ms: int, policy: Policy) -> frozenset[int]:
+    """The versions that have been kept for long enough: backups, and those that were rolled back from."""
+    since_swap_ms = now_ms - (store.swapped_ms or now_ms)
+    return frozenset(
+        version.number
+        for version in store.versions
+        if (version.status is VersionStatus.ROLLED_BACK and now_ms > version.status_ms + policy.rolled_back_s * 1000)
+        or (lifecycle.role(store, version) is lifecycle.Role.BACKUP and since_swap_ms > store.config.backup_retention_s * 1000)
+    )
 
 
 def after_swap(store: Store) -> Store:
@@ -92,6 +107,7 @@ def granted(store: Store, version: Version, *, folder: str, attempt: str, existi
         partition_count=version.partition_count,
         record_bytes_max=store.config.record_bytes_max,
         compression=version.compression,
+        storage_quota_bytes=store.config.storage_quota_bytes,
         folder=folder,
         attempt=attempt,
         existing=existing,
@@ -108,6 +124,7 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
         Conflict: The version is not waiting for a snapshot, or has another one.
         Corrupt: The manifest is not that of this version, or says other counts than the push.
         InvalidRequest: The value schema is not registered.
+        Full: The files are larger than the store's quota.
     """
     version = lifecycle.find(store, number)
     if version.status is not VersionStatus.STARTED:
@@ -148,6 +165,7 @@ def sealed(store: Store, number: int, snapshot: SnapshotRef, manifest: Manifest,
     if manifest.start_offsets and version.hybrid is not None:
         # The rows hold what was merged into another version: real-time writes are merged from where those end, not rewound.
         version = replace(version, start_offsets=_offsets(manifest.start_offsets), held_offsets=_offsets(manifest.held_offsets))
+    check_size(store.name, store.config.storage_quota_bytes, size)
     changed = replace(
         version, snapshot=snapshot, value_schema_id=value_schema_id, row_count=rows, byte_count=size,
         value_bytes=manifest.value_bytes, compressed_bytes=manifest.compressed_bytes,

@@ -11,8 +11,8 @@ from venice import compression
 from venice.control import subjects
 from venice.control.answers import Keep
 from venice.control.catalog import Catalog
-from venice.errors import Conflict, InvalidRequest, NotFound
-from venice.model import Graveyard, HybridConfig, Store, StoreConfig, ValueSchema
+from venice.errors import Conflict, Incompatible, InvalidRequest, NotFound
+from venice.model import UNLIMITED, BackupStrategy, Graveyard, HybridConfig, Store, StoreConfig, ValueSchema
 from venice.naming import check_store_name
 from venice.rules import lifecycle
 from venice.schema import registry
@@ -22,6 +22,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "replication_factor": (1, 16),
     "versions_preserved": (1, 100),
     "record_bytes_max": (1, 1 << 30),
+    "storage_quota_bytes": (UNLIMITED, 1 << 60),
+    "backup_retention_s": (0, 10 * 366 * 86_400),
 }
 """Smallest and largest value of each field of `StoreConfig` that is a number."""
 
@@ -77,14 +79,22 @@ def created(
     return store if value_schema is None else with_schema(catalog, store, value_schema)[0]
 
 
-def updated(store: Store, owner: str | None, config: Mapping[str, int | str], hybrid: HybridConfig | Keep | None) -> Store:
-    """The store with another owner or configuration; what a version took a copy of stays. Raises InvalidRequest."""
+def updated(
+    catalog: Catalog, store: Store, owner: str | None, config: Mapping[str, int | str], hybrid: HybridConfig | Keep | None = Keep.KEEP
+) -> Store:
+    """The store with another owner or configuration; what a version took a copy of stays.
+
+    Raises:
+        InvalidRequest: There is no such setting, or not with this value.
+        Incompatible: A superset schema is wanted, and the value schemas have none.
+    """
     known = [field.name for field in fields(StoreConfig)]
     for name in config:
         if name not in known:
             raise InvalidRequest(f"a store has no setting {name!r}", hint=f"its settings are {', '.join(known)}")
     changed = configured(store.config, config)
     store = replace(store, owner=store.owner if owner is None else owner, config=changed)
+    store = _with_superset(catalog, store)
     return store if isinstance(hybrid, Keep) else _with_hybrid(store, hybrid)
 
 
@@ -106,7 +116,7 @@ def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, Value
 
     Raises:
         InvalidRequest: It is no schema.
-        Incompatible: It does not fit an earlier one; names the field.
+        Incompatible: It does not fit an earlier one, or the store wants a superset schema and there is none; names the field.
         Conflict: Another schema has the id that registry clients would know it by.
     """
     schema_id, schemas = registry.register(store.value_schemas, text)
@@ -118,7 +128,23 @@ def with_schema(catalog: Catalog, store: Store, text: str) -> tuple[Store, Value
         # Clients may have cached what an id meant in the deleted store: it never means anything else.
         schema = replace(schema, id=grave.largest_schema_id + 1)
         schemas = (schema,)
-    return replace(store, value_schemas=schemas), schema
+    return _with_superset(catalog, replace(store, value_schemas=schemas)), schema
+
+
+def _with_superset(catalog: Catalog, store: Store) -> Store:
+    """The store with the superset of its value schemas among them, if it wants one."""
+    if not store.config.superset_schema or not store.value_schemas:
+        return replace(store, superset_schema_id=0)
+    try:
+        schema_id, schemas = registry.register_superset(store.value_schemas)
+    except Incompatible as error:
+        raise Incompatible(
+            f"the value schemas of store {store.name!r} have no superset: {error.message}",
+            hint=f"{error.hint}; or do without: 'venice store update {store.name} --no-superset'",
+            **error.data,
+        ) from error
+    subjects.check_id(catalog, next(schema.text for schema in schemas if schema.id == schema_id))
+    return replace(store, value_schemas=schemas, superset_schema_id=schema_id)
 
 
 def _with_hybrid(store: Store, hybrid: HybridConfig | None) -> Store:
@@ -134,7 +160,17 @@ def configured(before: StoreConfig, settings: Mapping[str, int | str]) -> StoreC
     made: dict[str, Any] = dict(settings)
     if "compression" in made:
         made["compression"] = compression.named(str(made["compression"]))
+    if "backup_strategy" in made:
+        made["backup_strategy"] = _strategy(str(made["backup_strategy"]))
     return _checked(replace(before, **made))
+
+
+def _strategy(name: str) -> BackupStrategy:
+    try:
+        return BackupStrategy(name)
+    except ValueError as error:
+        known = ", ".join(strategy.value for strategy in BackupStrategy)
+        raise InvalidRequest(f"backup strategy {name!r} is not known", hint=f"use one of {known}") from error
 
 
 def _checked(config: StoreConfig) -> StoreConfig:

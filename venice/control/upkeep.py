@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from venice.control.catalog import Catalog
 from venice.control.policy import Policy
-from venice.control.pushes import after_swap
+from venice.control.pushes import after_swap, expired
 from venice.control.reports import Reports
-from venice.model import Assignment, Leadership, Node, Region, ReplicaState, Store, Version, VersionStatus, Worker
+from venice.model import Assignment, Leadership, Node, Region, ReplicaState, Store, Version, Worker
 from venice.rules import lifecycle
 
 _LEADING = (ReplicaState.READY, ReplicaState.FOLLOWING)
@@ -94,7 +94,8 @@ def stores(catalog: Catalog, reports: Reports, policy: Policy, silent_s: Silence
         version = lifecycle.ongoing(after)
         if version is not None and version.snapshot is not None:
             after = _advanced(after, version, catalog, reports, policy, now_ms)
-        after = _without_expired(after, policy, now_ms)
+        gone = expired(after, now_ms, policy)
+        after = lifecycle.retired(after, gone) if gone else after
         if after is not store:
             changed.append(after)
     return changed
@@ -123,12 +124,3 @@ def _advanced(store: Store, version: Version, catalog: Catalog, reports: Reports
         reason = f"only {progress.ready_partitions} of {version.partition_count} partitions were ready in time{behind}"
         return lifecycle.failed(store, version.number, reason, now_ms)
     return store
-
-
-def _without_expired(store: Store, policy: Policy, now_ms: int) -> Store:
-    expired = frozenset(
-        version.number
-        for version in store.versions
-        if version.status is VersionStatus.ROLLED_BACK and now_ms > version.status_ms + policy.rolled_back_s * 1000
-    )
-    return lifecycle.retired(store, expired) if expired else store

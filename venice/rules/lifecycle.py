@@ -114,7 +114,7 @@ def completed(store: Store, number: int, now_ms: int) -> Store:
     version = find(store, number)
     if version.deferred_swap:
         return _moved(store, version, Event.COMPLETE_DEFERRED, now_ms)
-    return replace(_moved(store, version, Event.COMPLETE, now_ms), current=number)
+    return replace(_moved(store, version, Event.COMPLETE, now_ms), current=number, swapped_ms=now_ms)
 
 
 def failed(store: Store, number: int, reason: str, now_ms: int) -> Store:
@@ -139,7 +139,7 @@ def rolled_back(store: Store, now_ms: int) -> Store:
             f"store {store.name!r} has no backup to roll back to (current version: {store.current or 'none'})",
             hint="a backup is kept from a swap until the next push starts; 'venice version list' shows what is there",
         )
-    return replace(_moved(store, find(store, store.current), Event.ROLL_BACK, now_ms), current=backup)
+    return replace(_moved(store, find(store, store.current), Event.ROLL_BACK, now_ms), current=backup, swapped_ms=now_ms)
 
 
 def rolled_forward(store: Store, now_ms: int) -> Store:
@@ -155,7 +155,7 @@ def rolled_forward(store: Store, now_ms: int) -> Store:
             hint="push with a deferred swap, or roll back first; 'venice version list' shows what is there",
         )
     newest = waiting[-1]
-    return replace(_moved(store, newest, Event.ROLL_FORWARD, now_ms), current=newest.number)
+    return replace(_moved(store, newest, Event.ROLL_FORWARD, now_ms), current=newest.number, swapped_ms=now_ms)
 
 
 def retired(store: Store, numbers: frozenset[int]) -> Store:

@@ -18,6 +18,7 @@ from venice.schema.canonical import canonical_text
 from venice.schema.compatibility import find_misfit
 from venice.schema.parsing import load_json
 from venice.schema.parsing import parse as parse_schema
+from venice.schema.superset import superset
 from venice.schema.types import Array, EnumType, Field, Fixed, MapType, Primitive, Record, Schema, Type, Union
 
 _HINT = "give new fields a default, keep the types of the old ones, and read old and new data with either schema"
@@ -88,6 +89,15 @@ def register(schemas: tuple[ValueSchema, ...], text: str) -> tuple[int, tuple[Va
     check_compatible(text, schemas)
     added = ValueSchema(id=max((schema.id for schema in schemas), default=0) + 1, text=_tidy(text))
     return added.id, (*schemas, added)
+
+
+def register_superset(schemas: tuple[ValueSchema, ...]) -> tuple[int, tuple[ValueSchema, ...]]:
+    """(id, all schemas) after adding the superset of a store's value schemas, of which there is at least one.
+
+    Raises:
+        Incompatible: There is none, or it cannot read what one of them wrote.
+    """
+    return register(schemas, superset(schema.text for schema in schemas))
 
 
 def _tidy(text: str) -> str:
