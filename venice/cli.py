@@ -16,7 +16,19 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the 'venice' command needs more than the clients do\nhint:  pip install 'venice-data[all]'")
 
-from venice import cli_data, cli_doctor, cli_files, cli_inspect, cli_integrity, cli_processes, cli_push, cli_stores, cli_top, cli_writes
+from venice import (
+    cli_data,
+    cli_doctor,
+    cli_files,
+    cli_inspect,
+    cli_integrity,
+    cli_nodes,
+    cli_processes,
+    cli_push,
+    cli_stores,
+    cli_top,
+    cli_writes,
+)
 from venice.cli_output import WIDE, report_bug, report_error
 from venice.errors import InvalidRequest, VeniceError
 
@@ -50,6 +62,7 @@ app.command()(cli_data.get)
 app.command()(cli_writes.put)
 app.command()(cli_writes.delete)
 app.add_typer(cli_stores.versions, name="version")
+app.add_typer(cli_nodes.nodes, name="node")
 app.command()(cli_data.sql)
 app.command()(cli_data.export)
 cli_inspect.inspect.command("snapshot")(cli_files.snapshot)

@@ -145,7 +145,10 @@ def _ref_of_folder(folder: Path) -> SnapshotRef:
 
 
 def _list_replicas(settings: Settings, as_json: bool) -> None:
-    folders = [folder for folder in sorted(settings.replicas.glob("*/*/*")) if folder.is_dir() and not folder.name.startswith(".")]
+    from venice.local_nodes import replica_folders
+
+    folders = [found for root in replica_folders(settings) for found in sorted(root.glob("*/*/*"))]
+    folders = [folder for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
     found = [(folder.parts[-3], folder.parts[-2], folder.name, _size_of(folder)) for folder in folders]
     if as_json:
         say_json([dict(zip(("worker", "replica", "incarnation", "bytes"), item, strict=True)) for item in found])
@@ -166,8 +169,10 @@ def _size_of(folder: Path) -> int:
 
 
 def _replica_folder(settings: Settings, what: str) -> Path:
+    from venice.local_nodes import replica_folders
+
     named = Path(what)
-    folders = [named] if named.is_dir() else sorted(settings.replicas.glob(f"*/{what}"))
+    folders = [named] if named.is_dir() else [found for root in replica_folders(settings) for found in sorted(root.glob(f"*/{what}"))]
     incarnations = [path for folder in folders for path in ([folder] if (folder / "CURRENT").exists() else sorted(folder.iterdir()))]
     for path in incarnations:
         if (path / "CURRENT").exists() and not path.name.startswith("."):

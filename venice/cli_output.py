@@ -102,6 +102,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def warn(text: str) -> None:
+    """What a person should know although the command has done its work; on stderr, away from what programs read."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
 def say_json(value: object) -> None:
     """A value as JSON, on one line."""
     say(json.dumps(value, default=plain, ensure_ascii=False))

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,21 +28,26 @@ Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Sto
 
 def up(
     ctx: typer.Context,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes; each has its own workers.")] = 1,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Nodes, each with its own workers and data; default: as many as last time.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers of each node; default: the setting.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run controller, router and workers on this machine until Ctrl-C."""
     from venice.clock import SystemClock
+    from venice.local_nodes import remember, remembered
     from venice.node import on_stop_signal
     from venice.supervisor import Cluster
 
     settings = settings_of(ctx, workers=workers)
     clock = SystemClock()
+    before = remembered(settings)
+    count = nodes if nodes is not None else before
     _log("up", settings)
     stop = threading.Event()
     on_stop_signal(stop.set)
-    cluster = Cluster(settings, nodes=nodes, clock=clock)
+    cluster = Cluster(settings, nodes=count, clock=clock)
     started_s = clock.monotonic_s()
 
     def ready(name: str) -> None:
@@ -53,18 +58,31 @@ def up(
             say(f"✓ {name}  {seconds:.1f} s")
 
     cluster.start(on_ready=ready)
-    facts = {"controller": settings.controller_url, "router": settings.router_url, "data": str(settings.data)}
+    remember(settings, count)
+    changes = cluster.left_out(before)
+    facts: dict[str, object] = {"nodes": count, **({"left_out": changes} if changes else {})}
+    facts |= {"controller": settings.controller_url, "router": settings.router_url, "data": str(settings.data)}
     if as_json:
         say_json(facts)
     else:
         say(f"controller {facts['controller']} (its API: {facts['controller']}/docs)")
         say(f"router     {facts['router']}")
         say(f"data       {facts['data']}; logs in {settings.data / 'logs'}")
+        for line in _said_of_nodes(before, count, changes):
+            say(line)
         say("Ctrl-C stops everything")
     stop.wait()
     if not as_json:
         say("stopping")
     cluster.stop()
+
+
+def _said_of_nodes(before: int, count: int, left_out: Sequence[str]) -> Iterator[str]:
+    """What another number of nodes than last time means."""
+    if count > before:
+        yield f"{count} nodes, {before} before: missing copies are made on the new ones, and what is pushed from now on is spread over all"
+    for node in left_out:
+        yield f"{node} is left out: its replicas are made on the others; its folder stays, for 'venice up --nodes {before}'"
 
 
 @run.command("controller")

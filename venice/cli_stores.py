@@ -21,11 +21,13 @@ from venice.cli_output import (
     schema_text,
     size,
     table,
+    warn,
 )
 from venice.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from venice.control.answers import VersionInfo
+    from venice.control.remote import ControllerClient
     from venice.model import HybridConfig, Store
 
 stores = group("Create, list, describe, change and delete stores.")
@@ -36,7 +38,9 @@ StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name of the sto
 SCHEMA_HELP: Final = "an .avsc file, a primitive such as 'string' or 'long', or the JSON itself"
 
 Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of the versions to come.")]
-Replicas = Annotated[int | None, typer.Option(min=1, help="Workers that hold each partition.")]
+Replicas = Annotated[
+    int | None, typer.Option("--replication-factor", "--replicas", min=1, metavar="N", help="Nodes that hold each partition.")
+]
 Preserved = Annotated[int | None, typer.Option(min=1, help="Complete versions to keep, the current one included.")]
 Packed = Annotated[
     str | None, typer.Option("--compression", metavar="NAME", help="Of the values of versions to come: none, gzip, zstd or zstd-dict.")
@@ -72,7 +76,8 @@ def create(
     from venice.model import HybridConfig, StoreConfig
 
     config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max, compression))
-    made = controller_of(ctx).create_store(
+    controller = controller_of(ctx)
+    made = controller.create_store(
         store,
         key_schema=schema_text(key),
         value_schema=schema_text(value),
@@ -80,6 +85,7 @@ def create(
         config=config,
         hybrid=_hybrid(HybridConfig() if hybrid else None, rewind, lag_records),
     )
+    _warn_of_few_nodes(controller, made)
     if as_json:
         say_json(model_json(made))
     else:
@@ -151,6 +157,8 @@ def update(
     if not changes and owner is None and wanted is Keep.KEEP:
         raise InvalidRequest("nothing to change", hint="give at least one option; 'venice store update --help' lists them")
     changed = controller.update_store(store, owner=owner, hybrid=wanted, **changes)
+    if replicas is not None:
+        _warn_of_few_nodes(controller, changed)
     if as_json:
         say_json(model_json(changed))
     else:
@@ -263,6 +271,17 @@ def _swapped(store: Store, as_json: bool) -> None:
         say(f"store {store.name} serves version {store.current}")
 
 
+def _warn_of_few_nodes(controller: ControllerClient, store: Store) -> None:
+    """On stderr: it is no error, but whoever counts on the copies should know that they are not there yet."""
+    live = sum(any(worker.live for worker in info.workers) and not info.node.draining for info in controller.nodes())
+    wanted = store.config.replication_factor
+    if live < wanted and wanted > 1:
+        warn(
+            f"{store.name} wants each partition on {wanted} nodes, and there {'is' if live == 1 else 'are'} {live}: "
+            "versions serve with what there is, and the other copies are made when nodes join"
+        )
+
+
 def _confirm(question: str) -> None:
     import sys
 
@@ -317,6 +336,7 @@ def _print_versions(found: tuple[VersionInfo, ...]) -> None:
             size(info.version.byte_count),
             compression_text(info.version.compression, info.version.value_bytes, info.version.compressed_bytes),
             f"{info.ready_partitions}/{info.version.partition_count}",
+            f"{info.ready_replicas}/{info.version.partition_count * info.version.replication_factor}",
             lag_text(info.lag_records, info.lag_s) if info.version.hybrid is not None else "-",
             faults_text(info.faults),
             moment(info.version.created_ms),
@@ -325,4 +345,9 @@ def _print_versions(found: tuple[VersionInfo, ...]) -> None:
         )
         for info in found
     ]
-    say(table(("version", "status", "role", "rows", "size", "compression", "ready", "lag", "faulty", "created", "push", "reason"), rows))
+    say(
+        table(
+            ("version", "status", "role", "rows", "size", "compression", "ready", "replicas", "lag", "faulty", "created", "push", "reason"),
+            rows,
+        )
+    )

@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 
 from venice.clock import Clock, SystemClock
 from venice.config import Flow, Settings, environment
+from venice.control.answers import NodeChange
 from venice.control.remote import ControllerClient
 from venice.deployed import STEADY_S, FlowState, State, command, process_name, write_state
-from venice.errors import NotFound, Unavailable, VeniceError
+from venice.errors import Conflict, NotFound, Unavailable, VeniceError
+from venice.local_nodes import node_name, node_settings
 from venice.node import check_port, host_port, on_stop_signal, worker_id, worker_url
 from venice.telemetry import log_event
 
@@ -239,7 +241,10 @@ class Cluster:
 
     Args:
         settings: What they share. Node *i* listens from `worker_port + i * workers` on.
-        nodes: How many nodes.
+        nodes: How many nodes; each after the first has a data folder of its own.
+
+    Raises:
+        InvalidRequest: There are not enough ports for so many.
     """
 
     def __init__(self, settings: Settings, *, nodes: int = 1, clock: Clock | None = None) -> None:
@@ -250,8 +255,9 @@ class Cluster:
         self.supervisor.add("router", ["run", "router"], settings)
         self._urls = {"controller": f"{settings.controller_url}/api/v1/health", "router": f"{settings.router_url}/health"}
         self._workers: set[str] = set()
-        for index in range(nodes):
-            node = settings if index == 0 else _node_settings(settings, index)
+        self.nodes = node_settings(settings, nodes)
+        """The settings of each node."""
+        for node in self.nodes:
             self.supervisor.add(node.node, ["run", "node"], node)
             for worker in range(node.workers):
                 self._workers.add(worker_id(node, worker))
@@ -286,6 +292,18 @@ class Cluster:
                 )
             self._clock.sleep(0.02)
 
+    def left_out(self, before: int) -> list[str]:
+        """Give up those of the `before` nodes there were that are not run any more; their names. A node that lives elsewhere stays."""
+        given_up: list[str] = []
+        controller = ControllerClient(self.settings.controller_url, self._clock)
+        for name in map(node_name, range(len(self.nodes), before)):
+            try:
+                controller.change_node(name, NodeChange.REMOVE)
+            except (Conflict, NotFound):
+                continue
+            given_up.append(name)
+        return given_up
+
     def stop(self) -> None:
         """Stop all processes."""
         self.supervisor.stop()
@@ -310,12 +328,6 @@ def healthy(url: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _node_settings(settings: Settings, index: int) -> Settings:
-    # A flow runs once in a cluster, so the first node has them all.
-    changed = {"node": f"node-{index + 1}", "worker_port": settings.worker_port + index * settings.workers, "flows": ()}
-    return settings.model_copy(update=changed)
 
 
 def _run(supervisor: Supervisor) -> None:

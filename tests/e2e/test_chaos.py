@@ -26,6 +26,7 @@ from venice.config import Settings
 from venice.control.remote import ControllerClient
 from venice.errors import Unavailable
 from venice.ingest import FoldCounts, ReplicaFold, accept
+from venice.local_nodes import node_settings
 from venice.log import Entry, Log
 from venice.log.open import open_log
 from venice.model import HybridConfig, StoreConfig
@@ -193,8 +194,7 @@ def compare(settings: Settings, folder: Path, version: int) -> None:
     """Every copy of a partition, folded to the end of its topic, is the same row by row; and the topic's writes are in order."""
     log = open_log(settings.log_url, SystemClock())
     places = [
-        settings.replicas / "node-1-w0",
-        settings.replicas / "node-2-w0",
+        *[node.replicas / f"{node.node}-w0" for node in node_settings(settings, 2)],
         settings.data / "davinci" / STORE / "replicas",
         folder / "late" / "replicas",
     ]

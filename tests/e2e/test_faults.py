@@ -81,7 +81,7 @@ def test_what_is_at_fault_is_counted_kept_and_told_and_the_rest_is_served(cluste
         (version,) = command(settings, "version", "list", "counts")
         assert {(one["topic"], one["fault"], one["count"]) for one in version["faults"]} == merged | {(*one[:2], 2) for one in wanted}
         assert all(metric in scraped(settings) for metric in METRICS)
-        logs = "".join(file.read_text() for file in (Path(settings.data) / "logs").iterdir())
+        logs = "".join(file.read_text() for file in Path(settings.data).rglob("logs/*.log"))
         assert logs.count(f"topic=counts_rt partition={PARTITION} offset={at[1]}") == 1, "told once, by the leader"
         assert logs.count("fault=missing") == 2, "by each replica once"
         expected = {key: {"source": "push 1", "n": -1} for key in range(300)} | {KEY: {"source": "stream", "n": 4}}
