@@ -135,7 +135,7 @@ class Rows:
         self._key = ColumnDecoder(store.key_schema)
         self._value = ColumnDecoder(wanted)
         self._encode = Codec(wanted).encode
-        self._readers = {schema_id: reader(text, wanted) for schema_id, text in schemas.items()} if version.hybrid is not None else {}
+        self._readers = {schema_id: reader(text, wanted) for schema_id, text in schemas.items()}
         self._prefix = value_prefix(self._schema_id)
         self._unpack = unpacker_of(version)
         self.schema = pa.schema(_columns(parse(store.key_schema), self._key.arrow_schema, self._value.arrow_schema))
@@ -175,9 +175,8 @@ class Rows:
             return payload
         read = self._readers.get(found.schema_id)
         if read is None:
-            known = ", ".join(map(str, self._readers)) or str(self._schema_id)
             raise Corrupt(
-                f"a value of {self._of} is of schema {found.schema_id}, not {known}",
+                f"a value of {self._of} is of schema {found.schema_id}, not {', '.join(map(str, self._readers))}",
                 hint="'venice inspect snapshot --check' looks for damage, 'venice inspect lag' for values of unregistered schemas",
             )
         return self._encode(read(payload, 0))
