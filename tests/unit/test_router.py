@@ -281,6 +281,7 @@ class Saboteur:
     def __init__(self, answer: bytes, ending: str, good: bytes = b"", times: int = 0) -> None:
         self._good, self._times = good, times
         self.asked = 0
+        self.probed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._answer, self._ending = answer, ending
@@ -308,8 +309,9 @@ class Saboteur:
             self._serving = connection
             with contextlib.suppress(ConnectionError):  # whoever has had enough of it closes
                 for answer in (*[self._good] * self._times, self._answer):
-                    if connection.recv(65536):
-                        self.asked += 1
+                    request = connection.recv(65536)
+                    self.asked += bool(request)
+                    self.probed += request[:12] == b"GET /health "
                     connection.sendall(answer)
             if self._ending == "hang":
                 self._held.append(connection)
@@ -381,6 +383,28 @@ def test_a_relayed_get_is_asked_elsewhere_if_its_worker_dies(answer: bytes, endi
                 assert browser.get(7) == row(7, 1)
             assert saboteur.asked >= 6
             eventually(lambda: not cluster.server.pending, timeout_s=60)  # The count falls just after the answer is out.
+        finally:
+            saboteur.close()
+
+
+@pytest.mark.parametrize("ending", ["close", "hang"])
+def test_who_did_not_answer_is_asked_for_nothing_before_it_has_answered_a_probe(ending: str) -> None:
+    with cluster_of(2, attempt_s=0.2) as cluster, Browser(cluster) as browser:
+        cluster.add_store(a_store("rows"))
+        cluster.push("rows", {key: row(key, 1) for key in range(ROWS)}, partition_count=1, replication=2)
+        saboteur = Saboteur(b"", ending)
+        try:
+            first = cluster.catalog.assignments["rows", 1].replicas[0][0]
+            there = cluster.catalog.workers
+            cluster.advance(workers={**there, first: replace(there[first], url=saboteur.url)})
+            assert browser.get(7) == row(7, 1)
+            eventually(lambda: saboteur.probed >= 2, timeout_s=60)
+            read = saboteur.asked - saboteur.probed
+            for key in range(ROWS):
+                assert browser.get(key) == row(key, 1)
+                assert browser.batch([key]) == (1, expected([key], 1))
+            eventually(lambda: saboteur.probed >= 4, timeout_s=60)
+            assert saboteur.asked - saboteur.probed == read, "only probes go there"
         finally:
             saboteur.close()
 

@@ -20,8 +20,8 @@ from venice.serve.connection import Reply
 
 _BUSY = 8
 """Requests waiting on the least busy connection before another one is opened."""
-_REST_S = 0.1
-"""A worker that could not be reached counts as heavily loaded for so long."""
+_PROBE_S = 0.1
+"""Between two looks at whether a worker that is down is there again."""
 _HEAVY = 1_000_000
 
 
@@ -106,6 +106,7 @@ class _Connection(asyncio.Protocol):
                 asker.set_result(answer)
             if b"connection" in answer.headers:
                 # The worker stops: what it has not answered by now it never will.
+                self.closing = True
                 self._upstream.forget(self)
                 self._transport.abort()
                 return
@@ -113,8 +114,10 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closing = True
         self._upstream.forget(self)
+        if not self.closing:
+            self._upstream.doubt()
+        self.closing = True
         waiting, self._waiting = self._waiting, deque()
         for asker, _ in waiting:
             if isinstance(asker, tuple):
@@ -153,7 +156,7 @@ def _learn(relay: Relay, data: bytes, client_head: bytes, answer: Response) -> N
 
 
 class Upstream:
-    """All connections to one worker.
+    """All connections to one worker, and whether it is there.
 
     Args:
         url: `http://HOST:PORT`.
@@ -173,15 +176,16 @@ class Upstream:
         self._opening: asyncio.Task[_Connection] | None = None
         self._unsent = 0
         """Requests that wait for a connection."""
-        self._rested_at = 0.0
-        """Loop time at which a failure to connect is forgotten."""
+        self._down = False
+        """It could not be reached, or broke off, or was too slow, and has not answered a probe since."""
+        self._probing: asyncio.Task[None] | None = None
         self._closed = False
         self._sweep()
 
     def load(self) -> int:
-        """Requests under way; very many if the worker could not be reached just now."""
+        """Requests under way; very many if the worker is down, so that no request finds that out which another worker could answer."""
         pending = self._unsent + sum([len(connection) for connection in self._connections])
-        return pending + _HEAVY if self._rested_at > self.loop.time() else pending
+        return pending + _HEAVY if self._down else pending
 
     def send(self, request: bytes) -> Awaitable[Response]:
         """The whole answer to a request.
@@ -211,8 +215,17 @@ class Upstream:
     def close(self) -> None:
         """Take no more requests, close each connection when its answers under way are there."""
         self._closed = True
+        if self._probing is not None:
+            self._probing.cancel()
         for connection in tuple(self._connections):
             connection.close()
+
+    def doubt(self) -> None:
+        """Take the worker for down until it has answered a probe, which no request waits for."""
+        if not self._closed:
+            self._down = True
+            if self._probing is None:
+                self._probing = self.loop.create_task(self._probe())
 
     def forget(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -242,13 +255,26 @@ class Upstream:
             async with asyncio.timeout(self._attempt_s):
                 _, connection = await self.loop.create_connection(lambda: _Connection(self), self._host, self._port)
         except (OSError, TimeoutError) as error:
-            self._rested_at = self.loop.time() + _REST_S
+            self.doubt()
             raise Unavailable(f"worker {self.url} cannot be reached: {error or 'no answer in time'}") from error
         finally:
             self._opening = None
         if not connection.closing:
             self._connections.append(connection)
         return connection
+
+    async def _probe(self) -> None:
+        # A stopped process still takes connections, so only an answer counts.
+        request = b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % self.host_header
+        while not self._closed:
+            try:
+                await self._send_later(request)
+            except Unavailable:
+                await asyncio.sleep(_PROBE_S)
+            else:
+                self._down = False
+                break
+        self._probing = None
 
     def _sweep(self) -> None:
         now = self.loop.time()
