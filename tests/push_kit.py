@@ -13,8 +13,9 @@ import duckdb
 
 from venice.clock import SystemClock
 from venice.compression import packing
-from venice.model import Compression
+from venice.model import UNLIMITED, Compression
 from venice.push.batch import configure
+from venice.push.data import DATA, register
 from venice.push.plan import make_plan
 from venice.push.progress import Event, Reporter
 from venice.push.snapshot import Built, Target, build
@@ -48,6 +49,7 @@ def push_folder(
     key_schema: str = LONG,
     sql: str | None = None,
     inputs: Sequence[str | Path] = (),
+    data: object = None,
     key: str | None = None,
     value: str | None = None,
     partition_count: int = 3,
@@ -55,17 +57,22 @@ def push_folder(
     value_bytes_max: int = 1 << 20,
     threads: int = 2,
     compression: Compression = Compression.NONE,
+    quota_bytes: int = UNLIMITED,
 ) -> Pushed:
     """Build `folder/snapshot` and read every partition of it back."""
     events: list[Event] = []
     clock = SystemClock()
-    source = Source(format=Format.SQL, query=sql) if sql is not None else locate(inputs)
     with closing(duckdb.connect()) as connection:
         configure(connection, threads, None)
+        if data is not None:
+            register(connection, data)
+            source = DATA
+        else:
+            source = Source(format=Format.SQL, query=sql) if sql is not None else locate(inputs)
         plan = make_plan(connection, source, key_schema=key_schema, value_schema=value_schema, key=key, value=value)
         target = Target(
             folder=folder / "snapshot", store="rows", version=1, partition_count=partition_count, value_schema_id=7,
-            value_bytes_max=value_bytes_max, compression=compression,
+            value_bytes_max=value_bytes_max, compression=compression, quota_bytes=quota_bytes,
         )  # fmt: skip
         reporter = Reporter(clock, events.append)
         built = build(

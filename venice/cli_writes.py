@@ -182,7 +182,7 @@ def _given(what: str, codec: Codec, text: str) -> Any:
 
 
 def _of_json(codec: Codec, value: Any) -> Any:
-    from venice.serve.json_view import from_json
+    from venice.schema.json_values import from_json
 
     return from_json(codec.schema, codec.schema.root, value)
 

@@ -15,7 +15,7 @@ from venice.cli_output import EXIT_CODES
 from venice.clock import SystemClock
 from venice.log.open import open_log
 from venice.schema.codec import Codec
-from venice.serve.json_view import to_json
+from venice.schema.json_values import to_json
 
 PLAIN = '{"type": "record", "name": "P", "fields": [{"name": "next", "type": ["null", "P"]}, {"name": "on", "type": "boolean"}]}'
 CASES: list[tuple[str, list[Any], list[Any]]] = [

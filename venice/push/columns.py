@@ -137,7 +137,8 @@ class Fit:
     def _accepted(self, node: Type) -> frozenset[str] | None:
         match node:
             case Primitive(_, Logical("decimal")) | Fixed(_, _, _, Logical("decimal")):
-                accepted = _NUMBERS if self._json else INTEGERS | {"decimal"}
+                # In JSON also as text: its numbers have the precision of a double.
+                accepted = _NUMBERS | {"varchar"} if self._json else INTEGERS | {"decimal"}
             case Fixed():
                 accepted = frozenset(("blob",))
             case EnumType():

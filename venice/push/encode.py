@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from venice.errors import Full, InvalidRequest, VeniceError
 from venice.push.columns import quote
+from venice.push.documents import Cells
 from venice.push.duplicates import describe_key, shown
 from venice.push.plan import Field, Plan, Side
 from venice.push.runs import raw
@@ -60,6 +61,8 @@ class RowEncoder:
         self._connection = connection
         self._key_columns = range(len(plan.key.fields))
         self._value_columns = range(len(plan.key.fields), len(plan.key.fields) + len(plan.value.fields))
+        self._cells = {f.output: Cells(side.schema, f.type) for side in (plan.key, plan.value) for f in side.fields if f.is_text}
+        schema = pa.schema([field.with_type(self._cells[field.name].type) if field.name in self._cells else field for field in schema])
         self._key = ColumnEncoder(plan.key.row_schema, _part_schema(plan.key, schema, self._key_columns), key=True)
         self._value = ColumnEncoder(plan.value.row_schema, _part_schema(plan.value, schema, self._value_columns), prefix=prefix)
 
@@ -80,6 +83,7 @@ class RowEncoder:
             if not field.nullable and batch.column(column).null_count:
                 raise self._null_error(self._plan.value, field)
         try:
+            batch = self._read_cells(batch)
             keys = self._key.encode(_part(batch, self._plan.key, self._key_columns))
             if self._plan.value.fields:
                 values = self._value.encode(_part(batch, self._plan.value, self._value_columns))
@@ -92,6 +96,13 @@ class RowEncoder:
             return Encoded(keys, values, skipped, 0, 0)
         stored = self._stored.finish(values, None)
         return Encoded(keys, stored.values, skipped, stored.value_bytes, stored.compressed_bytes)
+
+    def _read_cells(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for field in (*self._plan.key.fields, *self._plan.value.fields) if self._cells else ():
+            if field.output in self._cells:
+                column = self._cells[field.output].read(field.column, batch.column(field.output))
+                batch = batch.set_column(batch.schema.get_field_index(field.output), field.output, column)
+        return batch
 
     def _drop_empty(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         columns = [batch.column(column) for column in self._value_columns]

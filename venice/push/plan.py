@@ -14,6 +14,7 @@ import duckdb
 
 from venice.errors import InvalidRequest
 from venice.push.columns import Fit, is_integer, is_nullable, quote, quote_text, sql_type
+from venice.push.documents import is_read_as_text
 from venice.push.sources import Columns, Format, Source
 from venice.schema.parsing import load_json, parse
 from venice.schema.types import Record, Schema, Type, describe
@@ -34,6 +35,8 @@ class Field:
     """Name in the rows that are read."""
     nullable: bool
     type: Type
+    is_text: bool = False
+    """It comes as JSON text, which `documents.Cells` reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,16 +160,17 @@ def _side(name: str, schema: Schema, text: str, given: str | None, guess: _Guess
     root = schema.resolve(schema.root)
     if isinstance(root, Record) and given is None:
         defaulted = _defaulted(name, schema, root, described, source)
-        fields = tuple(
-            Field(column=f.name, output=f"{name}.{f.name}", nullable=is_nullable(schema, f.type), type=f.type)
-            for f in root.fields
-            if f.name not in defaulted
-        )
+        fields = tuple(_field(schema, f.name, f"{name}.{f.name}", f.type, source) for f in root.fields if f.name not in defaulted)
         return Side(name=name, schema=schema, fields=fields, defaulted=defaulted, row_schema=text)
     column = guess.column(given, name, source)
-    field = Field(column=column, output=f"{name}.{name}", nullable=is_nullable(schema, schema.root), type=schema.root)
+    field = _field(schema, column, f"{name}.{name}", schema.root, source)
     row = {"type": "record", "name": f"VenicePush_{name}", "fields": [{"name": name, "type": load_json(text)}]}
     return Side(name=name, schema=schema, fields=(field,), defaulted=(), row_schema=json.dumps(row))
+
+
+def _field(schema: Schema, column: str, output: str, node: Type, source: Source) -> Field:
+    is_text = source.format is Format.JSON and is_read_as_text(schema, node)
+    return Field(column=column, output=output, nullable=is_nullable(schema, node), type=node, is_text=is_text)
 
 
 def _defaulted(side: str, schema: Schema, record: Record, described: dict[str, Columns], source: Source) -> tuple[str, ...]:
@@ -218,7 +222,9 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
     types: dict[str, str] = {}
     for side in sides:
         for field in side.fields:
-            if is_integer(side.schema, field.type):
+            if field.is_text:
+                types[field.column] = "JSON"
+            elif is_integer(side.schema, field.type):
                 types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
             else:
                 types.setdefault(field.column, sql_type(side.schema, field.type) or "VARCHAR")
@@ -226,7 +232,7 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
 
 
 def _expression(side: Side, field: Field, source: Source, described: dict[str, Columns]) -> str:
-    column, target = quote(field.column), sql_type(side.schema, field.type)
+    column, target = quote(field.column), "VARCHAR" if field.is_text else sql_type(side.schema, field.type)
     if any(field.column in columns and columns[field.column].id in _UNCAST for columns in described.values()):
         target = None
     expression = f"CAST({column} AS {target})" if target else column
