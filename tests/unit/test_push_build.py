@@ -27,6 +27,8 @@ from venice.rules.partitioning import partition_of
 from venice.schema.codec import key_codec
 from venice.storage.snapshot import PartitionFile
 
+TEXT = '"string"'
+
 
 def logical(base: Any, name: str, **facts: int) -> dict[str, Any]:
     return {"type": base, "logicalType": name, **facts}
@@ -195,6 +197,25 @@ def test_a_value_over_the_limit_is_named_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(Full, match="the value of key 41 has 2002 bytes, and values of this store may have 2001"):
         push_folder(tmp_path / "1", sql=sql, value_schema='"string"', value_bytes_max=2001)
     assert len(push_folder(tmp_path / "2", sql=sql, value_schema='"string"', value_bytes_max=2002).rows) == 100
+
+
+def test_a_push_over_its_quota_ends_while_it_reads_or_writes(tmp_path: Path) -> None:
+    wide = "SELECT range AS key, repeat(md5(range::VARCHAR), 10) AS value FROM range(50000)"
+    with pytest.raises(
+        Full, match=r"has reached [\d,]+ bytes of values in the first [\d,]+ rows, and the store's quota is 900,000"
+    ) as error:
+        push_folder(tmp_path / "a", sql=wide, value_schema=TEXT, quota_bytes=900_000)
+    assert error.value.data["size_bytes"] > 900_000
+    # Keys and indexes are what is too much here; the values alone are not.
+    narrow = "SELECT range AS key, 'x' AS value FROM range(20000)"
+    whole = push_folder(tmp_path / "b", sql=narrow, value_schema=TEXT)
+    size = whole.built.manifest.bytes
+    assert push_folder(tmp_path / "c", sql=narrow, value_schema=TEXT, quota_bytes=size).rows == whole.rows
+    with pytest.raises(Full, match=rf"{size:,} bytes in 3 of 3 partitions, and the store's quota is {size - 1:,}"):
+        push_folder(tmp_path / "d", sql=narrow, value_schema=TEXT, quota_bytes=size - 1)
+    # Rows that will be dropped are not held against a push that may have them.
+    again = f"SELECT 1 AS key, value FROM ({wide})"
+    assert len(push_folder(tmp_path / "e", sql=again, value_schema=TEXT, allow_duplicates=True, quota_bytes=5_000).rows) == 1
 
 
 def test_values_larger_than_a_run_and_a_block(tmp_path: Path) -> None:

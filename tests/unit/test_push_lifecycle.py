@@ -21,7 +21,7 @@ from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, load
 from venice.control.remote import ControllerClient
-from venice.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from venice.errors import Conflict, Full, InvalidRequest, NotFound, Unavailable
 from venice.model import VersionStatus
 from venice.push.batch import push
 from venice.push.progress import Event, Phase, PhaseEnded, PushBegun
@@ -186,6 +186,17 @@ def test_a_failed_push_says_why_and_changes_nothing(place: Place) -> None:
         push(place.settings, "nobody", sql=rows(1))
     assert place.client.get_store(place.store).largest_version == 2
     assert push(place.settings, place.store, sql=rows(5), push_id="tuesday").version == 3, "a failed push may be tried again under its id"
+
+
+def test_a_push_over_the_stores_quota_says_what_to_do(place: Place) -> None:
+    push(place.settings, place.store, sql=rows(10))
+    place.client.update_store(place.store, storage_quota_bytes=2_000)
+    with pytest.raises(Full, match=rf"quota is 2,000 .*venice store update {place.store} --storage-quota") as error:
+        push(place.settings, place.store, sql=rows(5_000))
+    assert (error.value.data["quota_bytes"], place.status(2), place.current()) == (2_000, VersionStatus.ERROR, 1)
+    assert "quota is 2,000" in place.client.get_version(place.store, 2).version.reason
+    place.client.update_store(place.store, storage_quota_bytes=-1)
+    assert push(place.settings, place.store, sql=rows(5_000)).version == 3
 
 
 def test_a_push_that_is_told_to_stop_kills_its_version_and_removes_its_files(place: Place) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from venice.clock import Clock, SystemClock
 from venice.control.answers import PushGrant
 from venice.control.remote import ControllerClient
 from venice.errors import InvalidRequest
-from venice.model import Compression, Store
+from venice.model import Store, StoreConfig
 from venice.push.columns import quote_text
 from venice.push.data import DATA, register
 from venice.push.interrupts import Interrupts, interrupts
@@ -91,7 +91,7 @@ def push(
         NotFound: No such store, or no such file.
         InvalidRequest: The input does not fit the store; file, column and rows are named.
         Conflict: Another push of the store is under way, or this one was killed.
-        Full: Disk, memory or the size limit of values is exceeded.
+        Full: Disk, memory, the size limit of values or the store's storage quota is exceeded.
         Unavailable: No controller answers, or no workers load the version in time.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the version is killed and its files are removed.
     """
@@ -155,7 +155,7 @@ class _Push:
         config = store.config
         with tempfile.TemporaryDirectory(prefix="venice-dry-run-") as folder:
             where = Path(folder) / "snapshot"
-            target = self._target(store, where, 0, config.partition_count, config.record_bytes_max, config.compression)
+            target = self._target(store, where, 0, config.partition_count, config)
             built = self._build(plan, target, connection, self._signals.check)
         self._reporter.end()
         return self._session.result(None, built)
@@ -163,22 +163,27 @@ class _Push:
     def _perform(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
         def build_as(grant: PushGrant, check: Callable[[], None]) -> Built:
             where = Path(grant.folder)
-            target = self._target(store, where, grant.number, grant.partition_count, grant.record_bytes_max, grant.compression)
+            limits = replace(
+                store.config,
+                record_bytes_max=grant.record_bytes_max,
+                compression=grant.compression,
+                storage_quota_bytes=grant.storage_quota_bytes,
+            )
+            target = self._target(store, where, grant.number, grant.partition_count, limits)
             return self._build(plan, target, connection, check)
 
         return self._session.run(build_as)
 
-    def _target(
-        self, store: Store, folder: Path, version: int, partition_count: int, value_bytes_max: int, compression: Compression
-    ) -> Target:
+    def _target(self, store: Store, folder: Path, version: int, partition_count: int, limits: StoreConfig) -> Target:
         return Target(
             folder=folder,
             store=self._store,
             version=version,
             partition_count=partition_count,
             value_schema_id=store.value_schemas[-1].id,
-            value_bytes_max=value_bytes_max,
-            compression=compression,
+            value_bytes_max=limits.record_bytes_max,
+            compression=limits.compression,
+            quota_bytes=limits.storage_quota_bytes,
         )
 
     def _build(self, plan: Plan, target: Target, connection: duckdb.DuckDBPyConnection, check: Callable[[], None]) -> Built:

@@ -45,6 +45,8 @@ class Taken:
     duplicates: int = 0
     bytes: int = 0
     """Of keys and stored values."""
+    stored_bytes: int = 0
+    """Of stored values alone."""
     value_bytes: int = 0
     compressed_bytes: int = 0
     """As of `Encoded`."""
@@ -188,6 +190,7 @@ class Runs:
                 taken.blocks.setdefault(partition, []).extend(blocks)
                 rows = sum(block.rows for block in blocks)
                 size += sum(block.key_bytes + block.value_bytes for block in blocks)
+                taken.stored_bytes += sum(block.value_bytes for block in blocks)
                 taken.rows_by_partition[partition] = taken.rows_by_partition.get(partition, 0) + rows
             taken.rows += run.rows
             taken.bytes += size

@@ -28,6 +28,7 @@ from venice.push.interrupts import interrupts
 from venice.push.lanes import cores, run_lanes
 from venice.push.memory import freed_memory_kept
 from venice.push.progress import Listener, Phase, PushBegun, Reporter
+from venice.push.quota import Quota
 from venice.push.runs import disk_error
 from venice.push.served_rows import Repacker, Source, StoredRows, dictionary_for
 from venice.push.session import PushResult, Session
@@ -169,7 +170,8 @@ class _Making:
             self._rows, repacker, partition_count=grant.partition_count, policy=self._policy, folder=scratch,
             lanes=threads, count=reporter.count,
         )  # fmt: skip
-        self._halves = Halves(intake, Work(self._folder, self._policy), threads, reporter, tick)
+        quota = Quota(store=grant.store, bytes_max=grant.storage_quota_bytes)
+        self._halves = Halves(intake, Work(self._folder, self._policy), quota, threads, reporter, tick)
 
     def manifest(self, rows: int | None, store: Store, clock: Clock) -> Manifest:
         """Read everything, write everything, and say what it is.

@@ -15,7 +15,7 @@ import duckdb
 
 from venice.clock import Clock
 from venice.errors import Corrupt
-from venice.model import Compression, SnapshotRef
+from venice.model import UNLIMITED, Compression, SnapshotRef
 from venice.push.columns import quote_text
 from venice.push.duplicates import DuplicatePolicy
 from venice.push.encode import RowEncoder
@@ -24,6 +24,7 @@ from venice.push.lanes import run_lanes
 from venice.push.memory import freed_memory_kept
 from venice.push.plan import Plan
 from venice.push.progress import Phase, Reporter
+from venice.push.quota import Quota
 from venice.push.runs import disk_error
 from venice.push.sample import dictionary_for
 from venice.push.sources import Size
@@ -49,6 +50,8 @@ class Target:
     value_schema_id: int
     value_bytes_max: int
     compression: Compression = Compression.NONE
+    quota_bytes: int = UNLIMITED
+    """Largest size of the files together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ def build(
 
     Raises:
         InvalidRequest: A row cannot be read, has no key, does not fit the schema, or has the key of another one.
-        Full: No disk or memory is left, or a value is too large.
+        Full: No disk or memory is left, a value is too large, or the files together are.
     """
     scratch = target.folder / _SCRATCH
     try:
@@ -105,7 +108,8 @@ def build(
     intake = Intake(
         reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count
     )
-    halves = Halves(intake, Work(target.folder, policy), threads, reporter, tick)
+    quota = Quota(store=target.store, bytes_max=target.quota_bytes, repeats=allow_duplicates)
+    halves = Halves(intake, Work(target.folder, policy), quota, threads, reporter, tick)
 
     def stop() -> None:
         reader.stop()
@@ -171,9 +175,10 @@ def check_counts(taken: Taken, written: Sequence[Written]) -> None:
 class Halves:
     """Reading, then writing; the writing processes start as soon as it is clear that they pay."""
 
-    def __init__(self, intake: Intake, work: Work, threads: int, reporter: Reporter, tick: Callable[[], None]) -> None:
+    def __init__(self, intake: Intake, work: Work, quota: Quota, threads: int, reporter: Reporter, tick: Callable[[], None]) -> None:
         self._intake = intake
         self._work = work
+        self._quota = quota
         self._threads = threads
         self._reporter = reporter
         self._tick = tick
@@ -183,6 +188,7 @@ class Halves:
         """Run the intake to the end of the input, which has so many rows, if that is known; `stop` makes it end soon."""
 
         def tick() -> None:
+            self._quota.check(self._intake.taken, ())
             if self._writers is None and rows_total is not None and self._intake.taken.rows >= 2 * ROWS_PER_PROCESS:
                 self._start(rows_total)
             self._tick()
@@ -196,8 +202,14 @@ class Halves:
         if self._writers is None:
             self._start(taken.rows)
         assert self._writers is not None
-        run_lanes(self._writers.lanes(self._intake.jobs()), tick=self._tick, stop=self._writers.stop)
-        return self._writers.written
+        writers = self._writers
+
+        def tick() -> None:
+            self._quota.check(taken, tuple(writers.written))
+            self._tick()
+
+        run_lanes(writers.lanes(self._intake.jobs()), tick=tick, stop=writers.stop)
+        return writers.written
 
     def close(self) -> None:
         if self._writers is not None:
