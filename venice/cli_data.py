@@ -23,10 +23,13 @@ def get(
     ctx: typer.Context,
     store: Annotated[str, typer.Argument(help="Name of the store.")],
     key: Annotated[str, typer.Argument(help="The key: as it is for strings and numbers, JSON for anything else.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version to read, such as one that waits; default: the one that serves.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read one value through the router; prints null if there is none."""
-    body = _fetch(settings_of(ctx).router_url, f"/storage/{quote(store, safe='')}/{quote(key, safe='')}")
+    body = _fetch(settings_of(ctx).router_url, f"/storage/{quote(store, safe='')}/{quote(key, safe='')}", version)
     value = json.loads(body) if body is not None else None
     if as_json:
         say_json(value)
@@ -77,13 +80,15 @@ def _as_of(read: AsOf) -> str:
     return f"{read.store} version {read.version}{written}"
 
 
-def _fetch(url: str, path: str) -> bytes | None:
+def _fetch(url: str, path: str, version: int | None) -> bytes | None:
     from venice import wire
+
+    pinned = {wire.STORE_VERSION.decode(): str(version)} if version is not None else {}
 
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=10)
     try:
-        connection.request("GET", path, headers={"accept": "application/json"})
+        connection.request("GET", path, headers={"accept": "application/json", **pinned})
         response = connection.getresponse()
         body = response.read()
     except (OSError, HTTPException) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -23,6 +23,22 @@ from venice.cli_output import (
     table,
     warn,
 )
+from venice.cli_store_settings import (
+    Hybrid,
+    LagRecords,
+    Packed,
+    Partitions,
+    Preserved,
+    Quota,
+    RecordBytes,
+    Replicas,
+    Retention,
+    Rewind,
+    Strategy,
+    Superset,
+    given,
+)
+from venice.cli_store_settings import hybrid as hybrid_config
 from venice.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -37,23 +53,6 @@ versions = group("List versions, roll back and forward, kill a push.")
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name of the store.")]
 SCHEMA_HELP: Final = "an .avsc file, a primitive such as 'string' or 'long', or the JSON itself"
 
-Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of the versions to come.")]
-Replicas = Annotated[
-    int | None, typer.Option("--replication-factor", "--replicas", min=1, metavar="N", help="Nodes that hold each partition.")
-]
-Preserved = Annotated[int | None, typer.Option(min=1, help="Complete versions to keep, the current one included.")]
-Packed = Annotated[
-    str | None, typer.Option("--compression", metavar="NAME", help="Of the values of versions to come: none, gzip, zstd or zstd-dict.")
-]
-RecordBytes = Annotated[int | None, typer.Option(min=1, help="Largest encoded value, in bytes.")]
-Hybrid = Annotated[bool | None, typer.Option("--hybrid/--no-hybrid", help="Whether versions to come take real-time writes.")]
-Rewind = Annotated[
-    int | None, typer.Option("--rewind", min=0, metavar="SECONDS", help="How far before a push real-time writes are replayed onto it.")
-]
-LagRecords = Annotated[
-    int | None, typer.Option("--lag-records", min=0, metavar="N", help="Real-time writes a partition may lack and be ready.")
-]
-
 
 @stores.command("create")
 def create(
@@ -67,6 +66,10 @@ def create(
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
     compression: Packed = None,
+    storage_quota: Quota = None,
+    backup_strategy: Strategy = None,
+    backup_retention: Retention = None,
+    superset: Superset = None,
     hybrid: Hybrid = None,
     rewind: Rewind = None,
     lag_records: LagRecords = None,
@@ -75,15 +78,25 @@ def create(
     """Create a store with its key schema and its first value schema."""
     from venice.model import HybridConfig, StoreConfig
 
-    config = StoreConfig(**_config(partitions, replicas, versions_preserved, record_bytes_max, compression))
+    config = given(
+        partition_count=partitions,
+        replication_factor=replicas,
+        versions_preserved=versions_preserved,
+        record_bytes_max=record_bytes_max,
+        compression=compression,
+        storage_quota=storage_quota,
+        backup_strategy=backup_strategy,
+        backup_retention_s=backup_retention,
+        superset_schema=superset,
+    )
     controller = controller_of(ctx)
     made = controller.create_store(
         store,
         key_schema=schema_text(key),
         value_schema=schema_text(value),
         owner=owner,
-        config=config,
-        hybrid=_hybrid(HybridConfig() if hybrid else None, rewind, lag_records),
+        config=StoreConfig(**config),
+        hybrid=hybrid_config(HybridConfig() if hybrid else None, rewind, lag_records),
     )
     _warn_of_few_nodes(controller, made)
     if as_json:
@@ -112,6 +125,8 @@ def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> N
     if as_json:
         say_json(model_json(found))
         return
+    from venice.model import BackupStrategy
+
     config = found.config
     say(f"{found.name}: owner {found.owner or '-'}, created {moment(found.created_ms)}, current version {found.current or '-'}")
     say(
@@ -119,13 +134,18 @@ def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> N
         f"{config.versions_preserved} complete versions are kept; values up to {size(config.record_bytes_max)}, "
         f"compression {config.compression.value}"
     )
+    quota = "unlimited" if config.storage_quota_bytes < 0 else size(config.storage_quota_bytes)
+    kept = "as soon as a push begins" if config.backup_strategy is BackupStrategy.DELETE_ON_NEW_PUSH_START else "when one is swapped in"
+    say(f"storage quota {quota}; a backup goes {kept}, or {config.backup_retention_s:,} s after a swap")
     if found.hybrid is not None:
         say(
             f"hybrid: a push replays the last {found.hybrid.rewind_s:,} s of {found.real_time_partitions} real-time partitions; "
             f"ready at {found.hybrid.lag_records_max:,} records behind or fewer"
         )
     say(f"key schema: {found.key_schema}")
-    say(f"value schemas: {', '.join(str(schema.id) for schema in found.value_schemas)} ('venice schema show {store}' prints one)")
+    superset = f"; {found.superset_schema_id} is the superset of all" if found.superset_schema_id else ""
+    ids = ", ".join(str(schema.id) for schema in found.value_schemas)
+    say(f"value schemas: {ids}{superset} ('venice schema show {store}' prints one)")
     _print_versions(controller.list_versions(store))
 
 
@@ -139,6 +159,10 @@ def update(
     versions_preserved: Preserved = None,
     record_bytes_max: RecordBytes = None,
     compression: Packed = None,
+    storage_quota: Quota = None,
+    backup_strategy: Strategy = None,
+    backup_retention: Retention = None,
+    superset: Superset = None,
     hybrid: Hybrid = None,
     rewind: Rewind = None,
     lag_records: LagRecords = None,
@@ -149,11 +173,21 @@ def update(
     from venice.model import HybridConfig
 
     controller = controller_of(ctx)
-    changes = _config(partitions, replicas, versions_preserved, record_bytes_max, compression)
+    changes = given(
+        partition_count=partitions,
+        replication_factor=replicas,
+        versions_preserved=versions_preserved,
+        record_bytes_max=record_bytes_max,
+        compression=compression,
+        storage_quota=storage_quota,
+        backup_strategy=backup_strategy,
+        backup_retention_s=backup_retention,
+        superset_schema=superset,
+    )
     wanted: HybridConfig | Keep | None = Keep.KEEP
     if (hybrid, rewind, lag_records) != (None, None, None):
         before = controller.get_store(store).hybrid if hybrid is not False else None
-        wanted = _hybrid(before or HybridConfig() if hybrid else before, rewind, lag_records)
+        wanted = hybrid_config(before or HybridConfig() if hybrid else before, rewind, lag_records)
     if not changes and owner is None and wanted is Keep.KEEP:
         raise InvalidRequest("nothing to change", hint="give at least one option; 'venice store update --help' lists them")
     changed = controller.update_store(store, owner=owner, hybrid=wanted, **changes)
@@ -206,8 +240,12 @@ def list_schemas(ctx: typer.Context, store: StoreName, as_json: AsJson = False) 
     if as_json:
         say_json({"key": json.loads(found.key_schema), "values": {item.id: json.loads(item.text) for item in found.value_schemas}})
         return
-    rows = [("key", found.key_schema), *((f"value {item.id}", item.text) for item in found.value_schemas)]
+    rows = [("key", found.key_schema), *((_schema_name(found, item.id), item.text) for item in found.value_schemas)]
     say(table(("schema", "text"), [(name, text if len(text) <= 100 else text[:99] + "…") for name, text in rows]))
+
+
+def _schema_name(store: Store, schema_id: int) -> str:
+    return f"value {schema_id}{' (superset)' if schema_id == store.superset_schema_id else ''}"
 
 
 @schemas.command("show")
@@ -289,32 +327,6 @@ def _confirm(question: str) -> None:
         raise Conflict(f"nobody is here to answer: {question}", hint="pass --yes to go on without being asked")
     if not typer.confirm(question):
         raise typer.Exit(1)
-
-
-def _config(
-    partitions: int | None, replicas: int | None, preserved: int | None, record_bytes: int | None, compression: str | None
-) -> dict[str, Any]:
-    from venice.compression import named as compression_named
-
-    named = {
-        "partition_count": partitions,
-        "replication_factor": replicas,
-        "versions_preserved": preserved,
-        "record_bytes_max": record_bytes,
-        "compression": compression_named(compression) if compression is not None else None,
-    }
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def _hybrid(base: HybridConfig | None, rewind: int | None, lag_records: int | None) -> HybridConfig | None:
-    """`base` with what was given on the command line."""
-    from dataclasses import replace
-
-    named = {"rewind_s": rewind, "lag_records_max": lag_records}
-    given = {name: value for name, value in named.items() if value is not None}
-    if base is None and given:
-        raise InvalidRequest("--rewind and --lag-records are settings of hybrid stores", hint="add --hybrid")
-    return replace(base, **given) if base is not None else None
 
 
 def _store_row(store: Store) -> tuple[object, ...]:

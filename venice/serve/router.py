@@ -349,7 +349,8 @@ class Router:
             raise no_version(name)
         version, assignment = store.version(number), catalog.assignments.get((name, number))
         if version is None or assignment is None:
-            raise Unavailable(f"version {number} of {name!r} is not served any more", hint="redo the whole call", store=name)
+            hint = "redo the whole call; 'venice version list' shows which versions there are"
+            raise Unavailable(f"version {number} of {name!r} is not served", hint=hint, store=name)
         urls = metadata.replica_urls(catalog, assignment)
         replicas = [[self._upstream(url) for url in partition] for partition in urls]
         return Table(store, version, catalog.sequence, replicas)
