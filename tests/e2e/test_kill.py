@@ -1,4 +1,4 @@
-"""SIGKILL of any process at any moment of a push: no wrong, partial or mixed read, and the push completes or fails cleanly."""
+"""SIGKILL of any process of two nodes at any moment of a push: no wrong, partial or mixed read, and the push completes or fails cleanly."""
 
 from __future__ import annotations
 
@@ -9,45 +9,56 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from reading import KEY_SCHEMA, VALUE_SCHEMA, Reader, rows
 from waiting import eventually
 
 from venice.client.davinci import DaVinciClient
+from venice.client.fast import FastClient
 from venice.client.thin import ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, environment
 from venice.control.remote import ControllerClient
-from venice.model import VersionStatus
+from venice.model import StoreConfig, VersionStatus
 from venice.push.batch import push
 from venice.supervisor import Cluster
 
 KILLS = 50
-VICTIMS = ("push", "controller", "router", "worker", "node")
+VICTIMS = ("push", "controller", "router", "worker", "worker", "node")
 
 
 @pytest.mark.timeout(1500)  # three minutes where nothing else runs
-def test_50_kills_during_pushes_serve_nothing_wrong(start_cluster: Callable[..., Cluster]) -> None:
+def test_50_kills_of_two_nodes_during_pushes_serve_nothing_wrong(make_settings: Callable[..., Settings]) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when the test fails
-    rng = random.Random(seed)
-    cluster = start_cluster(workers=2)
-    settings = cluster.settings
+    settings = make_settings(workers=2).model_copy(update={"workers": 1})
+    cluster = Cluster(settings, nodes=2)
+    with ExitStack() as stack:
+        cluster.start()
+        stack.callback(cluster.stop)
+        strike(cluster, seed)
+
+
+def strike(cluster: Cluster, seed: int) -> None:
+    settings, rng = cluster.settings, random.Random(seed)
     controller = ControllerClient(settings.controller_url, SystemClock(), retry_s=30)
-    controller.create_store("rows", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA)
+    config = StoreConfig(partition_count=4, replication_factor=2)
+    controller.create_store("rows", key_schema=KEY_SCHEMA, value_schema=VALUE_SCHEMA, config=config)
     push(settings, "rows", sql=rows(1))
     kills, edition = 0, 1
     with (
         Reader(lambda: ThinClient(settings.router_url, "rows"), seed=seed, tolerant=True) as thin,
-        Reader(lambda: DaVinciClient(settings, "rows"), seed=seed) as davinci,
+        Reader(lambda: FastClient(settings.router_url, "rows"), seed=seed + 1, tolerant=True) as fast,
+        Reader(lambda: DaVinciClient(settings, "rows"), seed=seed + 2) as davinci,
     ):
         while kills < KILLS:
             edition += 1
             kills += push_under_fire(cluster, settings, edition, rng)
-            assert thin.faults == davinci.faults == []
+            assert thin.faults == fast.faults == davinci.faults == []
             await_serving(settings, edition)
-    for reader in (thin, davinci):
+    for reader in (thin, fast, davinci):
         assert reader.faults == []
         assert reader.editions == sorted(set(reader.editions)), "a reader went back"
         assert reader.gets > 0
@@ -61,9 +72,9 @@ def push_under_fire(cluster: Cluster, settings: Settings, edition: int, rng: ran
     command = [sys.executable, "-m", "venice.cli", "push", "rows", "--sql", rows(edition), "--push-id", f"edition-{edition}"]
     for _attempt in range(20):
         pushing = subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(rng.randint(1, 3)):
-            time.sleep(rng.uniform(0.05, 1.2))  # so that it happens at a random moment: nothing is waited for
-            kills += kill_one(cluster, pushing, rng.choice(VICTIMS))
+        for _ in range(rng.randint(2, 4)):
+            time.sleep(rng.uniform(0.05, 0.8))  # so that it happens at a random moment: nothing is waited for
+            kills += kill_one(cluster, pushing, rng.choice(VICTIMS), rng)
         _, said = pushing.communicate(timeout=90)
         if pushing.returncode == 0:
             return kills
@@ -73,7 +84,7 @@ def push_under_fire(cluster: Cluster, settings: Settings, edition: int, rng: ran
     raise AssertionError(f"edition {edition} was not pushed in 20 attempts: {said}")
 
 
-def kill_one(cluster: Cluster, pushing: subprocess.Popen[str], victim: str) -> int:
+def kill_one(cluster: Cluster, pushing: subprocess.Popen[str], victim: str, rng: random.Random) -> int:
     """SIGKILL the victim if it runs; how many were killed."""
     if victim == "push":
         if pushing.poll() is not None:
@@ -81,17 +92,15 @@ def kill_one(cluster: Cluster, pushing: subprocess.Popen[str], victim: str) -> i
         pushing.kill()
         return 1
     pids = cluster.supervisor.pids()
-    node = pids.get("node-1")
+    nodes = [pid for name, pid in pids.items() if name.startswith("node")]
     if victim == "worker":
-        found = children(node) if node is not None else []
-    elif victim == "node":
-        found = [node] if node is not None else []
+        found = [child for node in nodes for child in children(node)]
     else:
-        found = [pids[victim]] if victim in pids else []
+        found = nodes if victim == "node" else [pids[victim]] if victim in pids else []
     if not found:
         return 0
     try:
-        os.kill(found[-1], signal.SIGKILL)
+        os.kill(rng.choice(found), signal.SIGKILL)
     except ProcessLookupError:
         return 0
     return 1
