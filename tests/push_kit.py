@@ -69,6 +69,7 @@ def push_folder(
             source = DATA
         else:
             source = Source(format=Format.SQL, query=sql) if sql is not None else locate(inputs)
+        source.prepare(connection)
         plan = make_plan(connection, source, key_schema=key_schema, value_schema=value_schema, key=key, value=value)
         target = Target(
             folder=folder / "snapshot", store="rows", version=1, partition_count=partition_count, value_schema_id=7,

@@ -144,7 +144,9 @@ class RowEncoder:
             condition = f"{quote(field.column)} IS NULL"
             if side.name == "value":
                 condition += f" AND NOT ({' AND '.join(f'{quote(f.column)} IS NULL' for f in side.fields)})"
-            found = self._connection.cursor().execute(self._plan.rows_where(condition)).fetchall()
+            cursor = self._connection.cursor()
+            self._plan.source.prepare(cursor)
+            found = cursor.execute(self._plan.rows_where(condition)).fetchall()
         except duckdb.Error:
             pass  # What cannot be looked up again is reported without its place.
         file, rows = found[0] if found else (str(self._plan.source), 0)

@@ -7,6 +7,7 @@ rows that it returns.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import duckdb
@@ -56,6 +57,7 @@ def _samples(connection: duckdb.DuckDBPyConnection, plan: Plan, reader: Reader) 
     for file in (files[place * len(files) // count] for place in range(count)):
         left_bytes = READ_BYTES // count
         try:
+            replace(plan.source, files=(file,)).prepare(connection)
             batches = connection.execute(f"{plan.select_from((file,))} LIMIT {_ROWS_MAX // count}").to_arrow_reader(_BATCH_ROWS)
             while left_bytes > 0 and (batch := next(batches, None)) is not None:
                 left_bytes -= batch.nbytes

@@ -1,22 +1,24 @@
-"""What a push reads: files of one format, or a query; found, described and made into SQL for DuckDB.
+"""What a push reads: files of one format, a table, or a query; found, described and made into SQL for DuckDB.
 
 Write path: **read** → encode → partition → sort → seal.
 """
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from venice.errors import Full, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Full, InvalidRequest, Unavailable, VeniceError
+from venice.push.avro_files import MAGIC, AvroFiles, carried_error, read_headers
 from venice.push.columns import quote, quote_text
+from venice.push.databases import Database, database_of
+from venice.push.files import expand, file_system, first_bytes, protocol_of, size_of
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
@@ -28,6 +30,7 @@ class Format(StrEnum):
     PARQUET = "parquet"
     CSV = "csv"
     JSON = "json"
+    AVRO = "avro"
     SQL = "sql"
 
 
@@ -39,6 +42,7 @@ _SUFFIXES: Final = {
     ".json": Format.JSON,
     ".jsonl": Format.JSON,
     ".ndjson": Format.JSON,
+    ".avro": Format.AVRO,
 }
 _COMPRESSED: Final = frozenset((".gz", ".zst"))
 _UNPACKED: Final = 1.5
@@ -52,6 +56,9 @@ _CSV_OPTIONS: Final = (
 _SAID_MAX: Final = 600
 _QUOTED: Final = re.compile(r"LINE (\d+):\s*(.*)")
 _FILE_COLUMN: Final = "venice push file"
+_AVRO: Final = "venice push avro"
+_AVRO_WITH_FILE: Final = "venice push avro with file"
+_MAGICS: Final = {MAGIC: Format.AVRO, b"PAR1": Format.PARQUET}
 
 Columns = dict[str, "DuckDBPyType"]
 """Column types by name, in the order of the file."""
@@ -75,6 +82,28 @@ class Source:
     query: str = ""
     query_name: str = "the query"
     """What messages call the rows of `query`."""
+    avro: AvroFiles | None = None
+    """What reads the files, if they are Avro."""
+    database: Database | None = None
+    """What the query is asked of, besides DuckDB itself."""
+
+    def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Once for each connection and each cursor, before a relation is used there: DuckDB reads not all of it by itself.
+
+        Raises:
+            NotFound, InvalidRequest, Unavailable: As `Database.attach` and `file_system`.
+        """
+        if self.database is not None:
+            self.database.attach(connection)
+        if self.avro is not None:
+            avro = self.avro.only(self.files)
+            connection.register(_AVRO, avro)
+            connection.register(_AVRO_WITH_FILE, replace(avro, file_column=_FILE_COLUMN))
+        elif self.files and protocol_of(self.files[0]):
+            system = file_system(self.files[0])
+            protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+            if not any(protocol in connection.list_filesystems() for protocol in protocols):
+                connection.register_filesystem(system)
 
     def __str__(self) -> str:
         if self.format is Format.SQL:
@@ -87,12 +116,12 @@ class Source:
         Raises:
             InvalidRequest: A file is not of its format, or the query is wrong.
         """
-        if self.format is Format.SQL:
-            return {self.query_name: _columns(connection, self.relation({}), self.query_name)}
+        if self.format in (Format.SQL, Format.AVRO):
+            return {str(self): _columns(connection, self.relation({}), str(self))}
         return {file: self._describe_file(connection, file) for file in self.files}
 
     def _describe_file(self, connection: duckdb.DuckDBPyConnection, file: str) -> Columns:
-        if self.format is not Format.PARQUET and Path(file).stat().st_size == 0:
+        if self.format is not Format.PARQUET and size_of(file) == 0:
             if self.format is Format.JSON:
                 return {}  # No documents are a valid JSON Lines file; DuckDB makes a column up.
             raise InvalidRequest(f"{file} is empty", hint="a CSV file begins with a line of column names, also when it has no rows")
@@ -107,6 +136,8 @@ class Source:
         """
         if self.format is Format.SQL:
             return f"(\n{self.query}\n)"
+        if self.format is Format.AVRO:
+            return quote(_AVRO_WITH_FILE if with_file else _AVRO)
         return self._relation(self.files, types, _FILE_COLUMN if with_file else "")
 
     def _relation(self, files: Sequence[str], types: dict[str, str], file_column: str) -> str:
@@ -136,7 +167,11 @@ class Source:
 
         Raises:
             InvalidRequest: A file is not of its format.
+            Corrupt: An Avro file is cut off or damaged.
         """
+        if self.avro is not None and not any(map(protocol_of, self.files)):
+            rows, size = self.avro.count(), sum(map(size_of, self.files))
+            return Size(rows=rows, row_bytes=_UNPACKED * size / rows if rows else None)
         if self.format is not Format.PARQUET:
             return Size(rows=None, row_bytes=None)
         listed = ", ".join(quote_text(file) for file in self.files)
@@ -145,43 +180,59 @@ class Source:
         except duckdb.Error as error:
             raise read_error(error, str(self)) from error
         rows = int(found[0]) if found and found[0] is not None else 0
-        size = sum(Path(file).stat().st_size for file in self.files)
+        size = sum(map(size_of, self.files))
         return Size(rows=rows, row_bytes=_UNPACKED * size / rows if rows else None)
 
 
 def locate(inputs: Sequence[str | Path]) -> Source:
-    """The files that paths, globs and folders name: in the order given, each glob and folder sorted by name.
-
-    In a folder, files and folders whose names begin with `.` or `_` do not count (other tools leave their marks there).
+    """The files that paths, URLs, globs and folders name: in the order given, each glob and folder sorted by name.
 
     Raises:
         NotFound: Nothing is there.
-        InvalidRequest: Files of several formats, or of none that is known.
+        InvalidRequest: Files of several formats, or of none that is known; or a URL that cannot be read.
+        Incompatible: Avro files whose schemas do not fit each other.
+        Unavailable: An object store does not answer.
     """
-    files: list[str] = []
-    for given in inputs:
-        files += [file for file in _expand(str(given)) if file not in files]
+    files = list(dict.fromkeys(file for given in inputs for file in expand(str(given))))
     formats = {_format(file) for file in files}
     if len(formats) > 1:
         names = " and ".join(sorted(found.value for found in formats))
         raise InvalidRequest(f"the inputs are {names} files", hint="push files of one format, or read them with a query (--sql)")
     if not formats:
         raise InvalidRequest("nothing to push", hint="name input files, or a query (--sql)")
-    return Source(format=formats.pop(), files=tuple(files))
+    if len({protocol_of(file) for file in files}) > 1:
+        raise InvalidRequest("the inputs are of several file systems", hint="push files of one, or copy them to one")
+    found = formats.pop()
+    return Source(format=found, files=tuple(files), avro=read_headers(files) if found is Format.AVRO else None)
 
 
-def _expand(given: str) -> list[str]:
-    path = Path(given)
-    if path.is_dir():
-        below = (file for file in path.rglob("*") if file.is_file())
-        found = [str(file) for file in below if not any(part[0] in "._" for part in file.relative_to(path).parts)]
-    elif path.is_file():
-        return [given]
-    else:
-        found = [file for file in glob.glob(given, recursive=True) if Path(file).is_file()]
-    if not found:
-        raise NotFound(f"no file at {given}", hint="check the path; a relative one is looked up from the working folder")
-    return sorted(found)
+def locate_any(
+    connection: duckdb.DuckDBPyConnection, inputs: Sequence[str | Path], table: str | None = None, sql: str | None = None
+) -> Source:
+    """What the arguments of a push name: files; a table of a database; a query, asked of a database if there is one.
+
+    Raises:
+        NotFound, InvalidRequest, Incompatible, Unavailable: As `locate` and `Database.attach`.
+    """
+    query = sql.strip().rstrip(";") if sql is not None else ""
+    databases = [found for given in inputs if (found := database_of(str(given))) is not None]
+    if not databases:
+        if table is not None:
+            raise InvalidRequest(f"table {table!r} of what?", hint="--input names a DuckDB or SQLite file, or a postgresql:// URL")
+        if sql is not None and inputs:
+            raise InvalidRequest("a query names its files itself", hint="leave --input out, or let it name a database")
+        source = Source(format=Format.SQL, query=query) if sql is not None else locate(inputs)
+        source.prepare(connection)
+        return source
+    database = databases[0]
+    if len(inputs) > 1:
+        raise InvalidRequest(f"{database} is one source, and {len(inputs)} are given", hint="push one database at a time")
+    if (table is None) == (sql is None):
+        raise InvalidRequest(f"{database} is a database: a table or a query says what to read", hint="give --table TABLE or --sql QUERY")
+    name = f"table {table} of {database}" if table is not None else f"the query of {database}"
+    text = database.table(connection, table) if table is not None else query
+    database.attach(connection)
+    return Source(format=Format.SQL, query=text, query_name=name, database=database)
 
 
 def _format(file: str) -> Format:
@@ -189,6 +240,7 @@ def _format(file: str) -> Format:
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    found = found or _MAGICS.get(first_bytes(file, len(MAGIC)))  # Hadoop calls its files part-m-00000.
     if found is None:
         raise InvalidRequest(f"{file} is of no format that can be pushed", hint=f"rename it to end in one of {', '.join(_SUFFIXES)}")
     return found
@@ -205,6 +257,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, relation: str, name: str) ->
 def read_error(error: Exception, name: str) -> VeniceError:
     """DuckDB's error in reading `name` as one of ours; its own words say which column, row and value."""
     text = str(error).strip()
+    carried = carried_error(text)
+    if carried is not None:
+        return carried
     if isinstance(error, duckdb.InterruptException):
         return Unavailable(f"reading {name} was stopped", hint="push again")
     if isinstance(error, duckdb.OutOfMemoryException):
