@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from venice.errors import Unavailable
 
@@ -22,3 +25,14 @@ def eventually(holds: Callable[[], bool], what: Callable[[], object] = lambda: "
             pass
         assert time.monotonic() < deadline, what()
         time.sleep(LOOK_S)  # the one pause of whoever waits for what tells nobody
+
+
+def suspend(pid: int, *, timeout_s: float) -> None:
+    """SIGSTOP a process, and return when each of its threads has stopped: on a busy machine one may go on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def running() -> list[str]:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return [state for state in states if state not in "Tt"]
+
+    eventually(lambda: not running(), lambda: f"threads of process {pid} are in states {running()}", timeout_s=timeout_s)

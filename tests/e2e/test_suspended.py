@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 from kafka_broker import run_broker, start_or_skip
 from streaming import VALUE_SCHEMA, Client, create, eventually, pushed, suspend, worker_pids
 
@@ -56,8 +57,12 @@ def running(settings: Settings) -> Iterator[Cluster]:
         cluster.stop()
 
 
+def stop_all_threads(pid: int) -> None:
+    waiting.suspend(pid, timeout_s=60.0)
+
+
 @contextmanager
-def suspended(pid: int, stop: Callable[[int], object] = lambda pid: os.kill(pid, signal.SIGSTOP)) -> Iterator[None]:
+def suspended(pid: int, stop: Callable[[int], object] = stop_all_threads) -> Iterator[None]:
     stop(pid)
     try:
         yield

@@ -143,8 +143,12 @@ class OwnBroker:
     def start(self) -> None:
         self.url = start_or_skip(self.folder)
 
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "broker.pid").read_text())
+
     def send(self, sign: signal.Signals) -> None:
-        os.kill(int((self.folder / "broker.pid").read_text()), sign)
+        os.kill(self.pid, sign)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +196,7 @@ def test_a_suspended_broker_acknowledges_nothing(broker: OwnBroker, topic: str) 
     log.append(topic, 0, [b"before"])
     reader = log.reader({(topic, 0): 0})
     read(reader, 1)
-    broker.send(signal.SIGSTOP)
+    waiting.suspend(broker.pid, timeout_s=DEADLINE_S)
     try:
         thread = threading.Thread(target=log.append, args=(topic, 0, [b"meanwhile"]))
         thread.start()

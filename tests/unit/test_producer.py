@@ -351,7 +351,7 @@ def test_a_suspended_broker_acknowledges_nothing_and_goes_on(tmp_path: Path, kaf
         site = make_site(log, started.stdout.strip())
         with Producer(site.url, site.store.name) as producer:
             producer.put("first", click(0)).result(DEADLINE_S)
-            os.kill(broker, signal.SIGSTOP)
+            waiting.suspend(broker, timeout_s=DEADLINE_S)
             futures = [producer.put(f"user {n % 10}", click(n)) for n in range(500)]
             done, _ = concurrent.futures.wait(futures, timeout=1.0)
             assert not done
