@@ -22,7 +22,7 @@ from venice.client.view import View, read, view_of
 from venice.clock import Clock, SystemClock
 from venice.config import Settings, load
 from venice.control.catalog import Catalog, CatalogTail
-from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.errors import Conflict, Corrupt, NotFound, Unavailable, VeniceError
 from venice.log.open import open_log
 from venice.lookout import Lookout, measure, measure_faults
 from venice.model import NO_VERSION, ReplicaReport, Store, Version, VersionStatus
@@ -121,17 +121,10 @@ class DaVinciClient:
         """key → value of those keys that exist, all from one version.
 
         Raises:
-            InvalidRequest: A key does not fit the key schema, or cannot be a dictionary's key (a record): then use
-                `streaming_batch_get`.
+            InvalidRequest: A key does not fit the key schema, or no dict can hold it (a record): then use `streaming_batch_get`.
             Unavailable: The client is closed.
         """
-        pairs = self._pairs(keys)
-        try:
-            return dict(pairs)
-        except TypeError as error:
-            raise InvalidRequest(
-                f"keys of {self.store!r} cannot be keys of a dictionary: {error}", hint="use streaming_batch_get, which gives pairs"
-            ) from error
+        return dict(self._pairs(keys, hashed=True))
 
     def streaming_batch_get(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(key, value) of those keys that exist, all from one version, in the order of `keys`. Raises as `get`."""
@@ -174,12 +167,12 @@ class DaVinciClient:
             return ReplicaProcess(folder, self._settings.log_url, clock=self._clock)
         return ReplicaSet(folder, self._log, clock=self._clock, ids=lambda: secrets.token_hex(8), grace_s=1.0)
 
-    def _pairs(self, keys: Iterable[Any]) -> list[tuple[Any, Any]]:
+    def _pairs(self, keys: Iterable[Any], *, hashed: bool = False) -> list[tuple[Any, Any]]:
         wanted = list(keys)
         view = self._current()
         while True:
             try:
-                return read(view, wanted)
+                return read(view, wanted, hashed=hashed)
             except Unavailable:
                 view = self._after(view)
             except Corrupt:

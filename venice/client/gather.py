@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic
 
 from venice.client.direct import ATTEMPT_S, Ask, Await, Begin, Call, Directory, Done, Give, Pause, Steps
-from venice.client.requests import FOREIGN, PATH_KEY_MAX, distinct, schema_id_of
+from venice.client.requests import FOREIGN, PATH_KEY_MAX, check_dict_keys, schema_id_of
 from venice.client.route import P, Peer, Route
 from venice.errors import Corrupt, Unavailable, VeniceError
 from venice.message import Request, Response
@@ -240,7 +240,7 @@ class Reads(Generic[P]):
 
     def batch_get(self, keys: Iterable[Any]) -> Steps[dict[Any, Any]]:
         """key → value of those keys that exist, in the order of `keys`."""
-        return dict((yield from self._all(self.call(), distinct(keys))))
+        return dict((yield from self._all(self.call(), list(keys), hashed=True)))
 
     def stream(self, keys: Sequence[Any]) -> Steps[None]:
         """Gives pairs as they come."""
@@ -260,10 +260,12 @@ class Reads(Generic[P]):
                 self._note(batch)
                 return
 
-    def _all(self, call: Call[P], keys: Sequence[Any]) -> Steps[list[tuple[Any, Any]]]:
-        """(key, value) of those keys that exist, in the order of `keys`."""
+    def _all(self, call: Call[P], keys: Sequence[Any], *, hashed: bool = False) -> Steps[list[tuple[Any, Any]]]:
+        """(key, value) of those keys that exist, in the order of `keys`; `hashed`: refuse keys that no dict can hold."""
         while True:
             batch = yield from self._batch(call, keys)
+            if hashed:
+                check_dict_keys(batch.names)
             rows: list[Row] = []
             while batch.gather.left:
                 part = yield from batch.gather.next()

@@ -138,7 +138,7 @@ class StoreRequests:
 
     def batch_get(self, keys: Iterable[Any]) -> Steps[dict[Any, Any]]:
         """key → value of those keys that exist, in the order of `keys`."""
-        return dict((yield from self._pairs(distinct(keys))))
+        return dict((yield from self._pairs(list(keys), hashed=True)))
 
     def batch(self, keys: Iterable[Any], *, streaming: bool) -> Steps[Batch]:
         """A batch get, ready to be sent."""
@@ -149,10 +149,12 @@ class StoreRequests:
         headers = self._stream_headers if streaming else self._batch_headers
         return Batch(self, schemas, tuple(by_bytes.values()), Request(b"POST", self._batch_target, headers, encode_keys(by_bytes)))
 
-    def _pairs(self, keys: Sequence[Any]) -> Steps[list[tuple[Any, Any]]]:
-        """(key, value) of those keys that exist, in the order of `keys`."""
+    def _pairs(self, keys: Sequence[Any], *, hashed: bool = False) -> Steps[list[tuple[Any, Any]]]:
+        """(key, value) of those keys that exist, in the order of `keys`; `hashed`: refuse keys that no dict can hold."""
         while True:
             batch = yield from self.batch(keys, streaming=False)
+            if hashed:
+                check_dict_keys(batch.keys)
             if not batch.keys:
                 return []
             response = yield batch.request
@@ -356,14 +358,15 @@ def refusal(store: str, response: Response) -> VeniceError:
     return InvalidRequest(f"values of {store!r} are compressed with {name!r}, which this client cannot read", hint="upgrade it")
 
 
-def distinct(keys: Iterable[Any]) -> list[Any]:
-    """Each key once, in order. Raises InvalidRequest if no dict can hold them."""
-    asked = list(keys)
+def check_dict_keys(keys: Sequence[Any]) -> None:
+    """Raises InvalidRequest if no dict can hold these keys, of which no two have the same bytes."""
     try:
-        return list(dict.fromkeys(asked))
+        if len(set(keys)) == len(keys):
+            return
+        told = "two of these keys are equal in Python but not in the store, as 0 and False or 0.0 and -0.0 are"
     except TypeError as error:
-        hint = "use streaming_batch_get, which gives pairs of key and value"
-        raise InvalidRequest(f"these keys cannot be those of a dict: {error}", hint=hint) from error
+        told = f"these keys cannot be those of a dict: {error}"
+    raise InvalidRequest(told, hint="use streaming_batch_get, which gives pairs of key and value")
 
 
 def schema_id_of(headers: Headers) -> int:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from venice.client.requests import check_dict_keys
 from venice.client.rows import Readable, Rows
 from venice.errors import Unavailable
 from venice.model import Store, Version
@@ -134,15 +135,22 @@ def _cached(get: Callable[[Any], Any], cache_objects: int, schema: str, key_clas
     return lookup(schema, cache, key_class, get_and_keep)
 
 
-def read(view: View, keys: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """(key, value) of the keys that exist, in their order, with one multi_get per partition."""
+def read(view: View, keys: Sequence[Any], *, hashed: bool = False) -> list[tuple[Any, Any]]:
+    """(key, value) of the keys that exist, each once and in their order, with one multi_get per partition.
+
+    Args:
+        hashed: Refuse keys that no dict can hold.
+    """
     count = len(view.storages)
-    raws = [view.encode_key(key) for key in keys]
-    by_partition: dict[int, list[int]] = {}
-    for index, raw in enumerate(raws):
-        by_partition.setdefault(partition_of(raw, count), []).append(index)
-    found: list[bytes | None] = [None] * len(keys)
-    for partition, indexes in by_partition.items():
-        for index, stored in zip(indexes, view.storages[partition].multi_get([raws[i] for i in indexes]), strict=True):
-            found[index] = stored
-    return [(key, view.decode(stored)) for key, stored in zip(keys, found, strict=True) if stored is not None]
+    named: dict[bytes, Any] = {}
+    for key in keys:
+        named.setdefault(view.encode_key(key), key)
+    if hashed:
+        check_dict_keys(tuple(named.values()))
+    by_partition: dict[int, list[bytes]] = {}
+    for raw in named:
+        by_partition.setdefault(partition_of(raw, count), []).append(raw)
+    found: dict[bytes, bytes | None] = {}
+    for partition, raws in by_partition.items():
+        found.update(zip(raws, view.storages[partition].multi_get(raws), strict=True))
+    return [(key, view.decode(stored)) for raw, key in named.items() if (stored := found[raw]) is not None]
