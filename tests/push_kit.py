@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from venice.push.data import DATA, register
 from venice.push.plan import make_plan
 from venice.push.progress import Event, Reporter
 from venice.push.snapshot import Built, Target, build
-from venice.push.sources import Format, Source, locate
+from venice.push.sources import locate_any
 from venice.schema.codec import Codec, key_codec
 from venice.storage import Identity
 from venice.storage.format import decode_value
@@ -40,6 +40,7 @@ class Pushed:
     built: Built
     rows: dict[Any, Any]
     events: list[Event]
+    times: dict[Any, int | None]
 
 
 def push_folder(
@@ -58,6 +59,9 @@ def push_folder(
     threads: int = 2,
     compression: Compression = Compression.NONE,
     quota_bytes: int = UNLIMITED,
+    renames: Mapping[str, str] | None = None,
+    timestamp: str | None = None,
+    table: str | None = None,
 ) -> Pushed:
     """Build `folder/snapshot` and read every partition of it back."""
     events: list[Event] = []
@@ -68,9 +72,10 @@ def push_folder(
             register(connection, data)
             source = DATA
         else:
-            source = Source(format=Format.SQL, query=sql) if sql is not None else locate(inputs)
-        source.prepare(connection)
-        plan = make_plan(connection, source, key_schema=key_schema, value_schema=value_schema, key=key, value=value)
+            source = locate_any(connection, inputs, table, sql)
+        plan = make_plan(
+            connection, source, key_schema=key_schema, value_schema=value_schema, key=key, value=value, renames=renames, timestamp=timestamp
+        )
         target = Target(
             folder=folder / "snapshot", store="rows", version=1, partition_count=partition_count, value_schema_id=7,
             value_bytes_max=value_bytes_max, compression=compression, quota_bytes=quota_bytes,
@@ -81,11 +86,12 @@ def push_folder(
             threads=threads, clock=clock, reporter=reporter, check=lambda: None,
         )  # fmt: skip
         reporter.end()
-    return Pushed(built, read_back(built, folder, key_schema, value_schema), events)
+    times: dict[Any, int | None] = {}
+    return Pushed(built, read_back(built, folder, key_schema, value_schema, times), events, times)
 
 
-def read_back(built: Built, folder: Path, key_schema: str, value_schema: str) -> dict[Any, Any]:
-    """Every row of a sealed folder, through replicas attached from it."""
+def read_back(built: Built, folder: Path, key_schema: str, value_schema: str, times: dict[Any, int | None] | None = None) -> dict[Any, Any]:
+    """Every row of a sealed folder, through replicas attached from it; also the times, if somewhere to put them is given."""
     keys, values = key_codec(key_schema), Codec(value_schema)
     packed = packing(built.manifest.compression, built.manifest.dictionary)
     found: dict[Any, Any] = {}
@@ -99,5 +105,8 @@ def read_back(built: Built, folder: Path, key_schema: str, value_schema: str) ->
                 assert prefix.schema_id == 7
                 payload = stored[prefix.offset :] if packed is None else packed.decompress(stored[prefix.offset :])
                 decoded = keys.decode(key)
-                found[decoded if isinstance(decoded, int | str | bytes) else str(decoded)] = values.decode(payload)
+                name = decoded if isinstance(decoded, int | str | bytes) else str(decoded)
+                found[name] = values.decode(payload)
+                if times is not None:
+                    times[name] = prefix.timestamp_ms
     return found

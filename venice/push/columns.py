@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 INTEGERS: Final = frozenset(f"{sign}{size}" for sign in ("", "u") for size in ("tinyint", "smallint", "integer", "bigint", "hugeint"))
 _NUMBERS: Final = INTEGERS | {"float", "double", "decimal"}
 _TEXTS: Final = frozenset(("varchar", "enum", "uuid"))
-_TIMESTAMPS: Final = frozenset(("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"))
+TIMESTAMPS: Final = frozenset(("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"))
 _TIMES: Final = frozenset(("time", "time_ns", "time with time zone"))
-_JSON_TEXTS: Final = _TEXTS | _TIMESTAMPS | _TIMES | {"date"}
+_JSON_TEXTS: Final = _TEXTS | TIMESTAMPS | _TIMES | {"date"}
 
 _PRIMITIVES: Final[dict[str, tuple[str, frozenset[str]]]] = {
     "boolean": ("BOOLEAN", frozenset(("boolean",))),
@@ -37,10 +37,10 @@ _LOGICAL: Final[dict[str, tuple[str, frozenset[str]]]] = {
     "time-micros": ("TIME", _TIMES),
     # Without a zone in all four cases: the session's zone is UTC, so the wall time of an instant is its UTC time. In
     # microseconds in all four: DuckDB would round to milliseconds, and the encoder refuses what would be lost.
-    "timestamp-millis": ("TIMESTAMP", _TIMESTAMPS),
-    "timestamp-micros": ("TIMESTAMP", _TIMESTAMPS),
-    "local-timestamp-millis": ("TIMESTAMP", _TIMESTAMPS),
-    "local-timestamp-micros": ("TIMESTAMP", _TIMESTAMPS),
+    "timestamp-millis": ("TIMESTAMP", TIMESTAMPS),
+    "timestamp-micros": ("TIMESTAMP", TIMESTAMPS),
+    "local-timestamp-millis": ("TIMESTAMP", TIMESTAMPS),
+    "local-timestamp-micros": ("TIMESTAMP", TIMESTAMPS),
     "uuid": ("VARCHAR", _TEXTS),
 }
 _DECIMAL_PRECISION_MAX: Final = 38

@@ -94,7 +94,7 @@ class RowEncoder:
         self._check_sizes(keys, values)
         if self._stored is None:
             return Encoded(keys, values, skipped, 0, 0)
-        stored = self._stored.finish(values, None)
+        stored = self._stored.finish(values, batch.column(batch.num_columns - 1) if self._plan.timestamp is not None else None)
         return Encoded(keys, stored.values, skipped, stored.value_bytes, stored.compressed_bytes)
 
     def _read_cells(self, batch: pa.RecordBatch) -> pa.RecordBatch:

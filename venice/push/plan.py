@@ -6,7 +6,7 @@ Write path: **read** → encode → partition → sort → seal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,11 +16,14 @@ from venice.errors import InvalidRequest
 from venice.push.columns import Fit, is_integer, is_nullable, quote, quote_text, sql_type
 from venice.push.documents import is_read_as_text
 from venice.push.sources import Columns, Format, Source
+from venice.push.times import time_expression
 from venice.schema.parsing import load_json, parse
 from venice.schema.types import Record, Schema, Type, describe
 
 DEFAULT_KEY: Final = "key"
 DEFAULT_VALUE: Final = "value"
+TIMESTAMP: Final = "timestamp"
+"""Name of the last column of the rows that are read, if they have times."""
 _UNCAST: Final = frozenset(("decimal", "timestamp_ns"))
 """Column types that DuckDB's cast would round: the encoder takes them as they are, and refuses what would be lost."""
 
@@ -66,9 +69,11 @@ class Plan:
     types: dict[str, str]
     """Column types that CSV and JSON are read with."""
     columns: str
-    """SQL of the columns that are read: the outputs of `key`, then of `value`."""
+    """SQL of the columns that are read: the outputs of `key`, then of `value`, then the time if rows have one."""
     columns_ignored: tuple[str, ...]
     """Columns that feed nothing."""
+    timestamp: str | None = None
+    """Column of each row's own time."""
 
     @property
     def select(self) -> str:
@@ -88,7 +93,15 @@ class Plan:
 
 
 def make_plan(
-    connection: duckdb.DuckDBPyConnection, source: Source, *, key_schema: str, value_schema: str, key: str | None, value: str | None
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    *,
+    key_schema: str,
+    value_schema: str,
+    key: str | None = None,
+    value: str | None = None,
+    renames: Mapping[str, str] | None = None,
+    timestamp: str | None = None,
 ) -> Plan:
     """Match the columns of `source` with the fields of a store's schemas.
 
@@ -97,25 +110,34 @@ def make_plan(
             that is not a value field.
         value: Column of the whole value; default: for a record, a column per field; otherwise the column `value`, or the
             only column that is not the key.
+        renames: Columns of fields that have another name, by field; `key.FIELD` and `value.FIELD` where both have it.
+        timestamp: Column of each row's own time; see `time_expression`.
 
     Raises:
-        InvalidRequest: A column is missing, ambiguous or of a type that does not fit; file, column and types are named.
+        InvalidRequest: A column or a field is missing, ambiguous or of a type that does not fit; file, column and types are named.
     """
     described = source.describe(connection)
     present = _in_all(described)
     keys, values = parse(key_schema), parse(value_schema)
+    names = _Names(renames or {}, {"key": keys, "value": values})
     value_root = values.resolve(values.root)
-    value_names = {f.name for f in value_root.fields} if isinstance(value_root, Record) and value is None else {value}
-    unclaimed, nothing = [name for name in present if name not in value_names], not any(described.values())
-    key_side = _side("key", keys, key_schema, key, _Guess(DEFAULT_KEY, unclaimed, nothing), source, described)
-    taken = {field.column for field in key_side.fields}
+    value_names = (
+        {names.column("value", f.name) for f in value_root.fields} if isinstance(value_root, Record) and value is None else {value}
+    )
+    unclaimed, nothing = [name for name in present if name not in value_names and name != timestamp], not any(described.values())
+    key_side = _side("key", keys, key_schema, key, _Guess(DEFAULT_KEY, unclaimed, nothing), names, source, described)
+    taken = {timestamp, *(field.column for field in key_side.fields)}
     guess = _Guess(DEFAULT_VALUE, [name for name in present if name not in taken], nothing)
-    value_side = _side("value", values, value_schema, value, guess, source, described)
+    value_side = _side("value", values, value_schema, value, guess, names, source, described)
     for side in (key_side, value_side):
         _check(side, described, source)
-    used = {field.column for side in (key_side, value_side) for field in side.fields}
+    used = {timestamp, *(field.column for side in (key_side, value_side) for field in side.fields)}
     types = _read_types(source, (key_side, value_side))
     chosen = ", ".join(_expression(side, field, source, described) for side in (key_side, value_side) for field in side.fields)
+    if timestamp is not None:
+        chosen += f", {time_expression(source, described, timestamp)} AS {TIMESTAMP}"
+        if source.format in (Format.CSV, Format.JSON):
+            types.setdefault(timestamp, "VARCHAR")
     return Plan(
         source=source,
         key=key_side,
@@ -123,7 +145,31 @@ def make_plan(
         types=types,
         columns=chosen,
         columns_ignored=tuple(name for name in present if name not in used),
+        timestamp=timestamp,
     )
+
+
+class _Names:
+    """Which column has which field's values.
+
+    Raises:
+        InvalidRequest: There is no such field.
+    """
+
+    def __init__(self, renames: Mapping[str, str], schemas: Mapping[str, Schema]) -> None:
+        self._renames = renames
+        known: list[str] = []
+        for side, schema in schemas.items():
+            root = schema.resolve(schema.root)
+            known += [f"{side}.{field.name}" for field in root.fields] if isinstance(root, Record) else []
+        for name in renames:
+            if name not in known and not any(field.partition(".")[2] == name for field in known):
+                raise InvalidRequest(
+                    f"there is no field {name!r} to rename a column to", hint=f"the fields are {', '.join(known) or 'none'}"
+                )
+
+    def column(self, side: str, field: str) -> str:
+        return self._renames.get(f"{side}.{field}") or self._renames.get(field) or field
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +202,15 @@ def _in_all(described: dict[str, Columns]) -> list[str]:
     return [name for name in first if all(name in columns for columns in others)]
 
 
-def _side(name: str, schema: Schema, text: str, given: str | None, guess: _Guess, source: Source, described: dict[str, Columns]) -> Side:
+def _side(
+    name: str, schema: Schema, text: str, given: str | None, guess: _Guess, names: _Names, source: Source, described: dict[str, Columns]
+) -> Side:
     root = schema.resolve(schema.root)
     if isinstance(root, Record) and given is None:
-        defaulted = _defaulted(name, schema, root, described, source)
-        fields = tuple(_field(schema, f.name, f"{name}.{f.name}", f.type, source) for f in root.fields if f.name not in defaulted)
+        defaulted = _defaulted(name, schema, root, names, described, source)
+        fields = tuple(
+            _field(schema, names.column(name, f.name), f"{name}.{f.name}", f.type, source) for f in root.fields if f.name not in defaulted
+        )
         return Side(name=name, schema=schema, fields=fields, defaulted=defaulted, row_schema=text)
     column = guess.column(given, name, source)
     field = _field(schema, column, f"{name}.{name}", schema.root, source)
@@ -173,7 +223,7 @@ def _field(schema: Schema, column: str, output: str, node: Type, source: Source)
     return Field(column=column, output=output, nullable=is_nullable(schema, node), type=node, is_text=is_text)
 
 
-def _defaulted(side: str, schema: Schema, record: Record, described: dict[str, Columns], source: Source) -> tuple[str, ...]:
+def _defaulted(side: str, schema: Schema, record: Record, names: _Names, described: dict[str, Columns], source: Source) -> tuple[str, ...]:
     """Value fields that no file has a column for and whose default stands in: so a schema may grow before its input does.
 
     Not where a name differs in case only (that is a mistake), nor where no field at all would have a column.
@@ -181,7 +231,7 @@ def _defaulted(side: str, schema: Schema, record: Record, described: dict[str, C
     if side == "key":
         return ()
     named = {name.lower() for columns in described.values() for name in columns}
-    found = [f for f in record.fields if f.default is not None and f.name.lower() not in named]
+    found = [f for f in record.fields if f.default is not None and f.name.lower() not in named and names.column(side, f.name) == f.name]
     if source.format is Format.JSON:
         found = [f for f in found if not is_nullable(schema, f.type)]  # JSON leaves nulls out.
     return tuple(f.name for f in found) if len(found) < len(record.fields) else ()

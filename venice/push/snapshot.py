@@ -103,7 +103,7 @@ def build(
     reader = Reader(connection, plan, batch_rows(size.row_bytes))
     run_lanes([reader.open], tick=tick, stop=connection.interrupt)  # A query that sorts or groups does all its work in there.
     dictionary = _dictionary(connection, plan, target, reader, tick)
-    stored = StoredValues(target.value_schema_id, target.compression, dictionary, stamped=False)
+    stored = StoredValues(target.value_schema_id, target.compression, dictionary, stamped=plan.timestamp is not None)
     encoder = RowEncoder(plan, reader.schema, stored=stored, value_bytes_max=target.value_bytes_max, connection=connection)
     intake = Intake(
         reader, encoder, partition_count=target.partition_count, policy=policy, folder=scratch, lanes=threads, count=reporter.count

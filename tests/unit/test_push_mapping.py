@@ -1,0 +1,102 @@
+"""Columns of other names, rows with times of their own, and schemas that grow with their input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+from push_kit import push_folder, record
+
+from venice.errors import InvalidRequest
+from venice.model import Compression
+from venice.push.new_schema import grown_schema
+from venice.push.sources import locate_any
+
+VALUE = record(("name", "string"), ("n", "long"))
+MS = 1_700_000_000_123
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    query = "SELECT 1 AS id, 'x' AS title, 5 AS n, 7 AS name"
+    assert push_folder(tmp_path / "a", sql=query, key="id", renames={"name": "title"}, value_schema=VALUE).rows == {
+        1: {"name": "x", "n": 5}
+    }
+    keys = record(("n", "long"), ("part", "long"), name="Key")
+    pushed = push_folder(
+        tmp_path / "b", sql=query, key_schema=keys, value_schema=VALUE, renames={"key.n": "id", "part": "name", "value.name": "title"}
+    )
+    assert pushed.rows == {"{'n': 1, 'part': 7}": {"name": "x", "n": 5}}
+    with pytest.raises(InvalidRequest, match=r"no field 'nope' to rename a column to .*value\.name"):
+        push_folder(tmp_path / "c", sql=query, key="id", renames={"nope": "title"}, value_schema=VALUE)
+    with pytest.raises(InvalidRequest, match="the query has no column 'gone' for the value"):
+        push_folder(tmp_path / "d", sql=query, key="id", renames={"name": "gone"}, value_schema=VALUE)
+
+
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.ZSTD])
+def test_rows_with_times_of_their_own(tmp_path: Path, compression: Compression) -> None:
+    made = f"SELECT * FROM (VALUES (1, 'a', 1, {MS}::BIGINT), (2, 'b', 2, NULL), (3, 'c', 3, 0)) t(key, name, n, moment)"
+    shapes = {
+        "number": made,
+        "zone": f"SELECT * REPLACE (make_timestamptz(moment * 1000) AS moment) FROM ({made})",
+        "plain": f"SELECT * REPLACE (make_timestamp_ms(moment) AS moment) FROM ({made})",
+    }
+    for name, query in shapes.items():
+        pushed = push_folder(tmp_path / name, sql=query, value_schema=VALUE, timestamp="moment", compression=compression)
+        assert pushed.times == {1: MS, 2: None, 3: 0}, name
+        assert pushed.rows[2] == {"name": "b", "n": 2}
+    assert push_folder(tmp_path / "none", sql=made, value_schema=VALUE, compression=compression).times == {1: None, 2: None, 3: None}
+
+
+def test_times_in_text_files(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"key,name,n,at\n1,a,1,{MS}\n2,b,2,\n3,c,3,2023-11-14T22:13:20.123Z\n")
+    documents = [{"key": 1, "name": "a", "n": 1, "at": MS}, {"key": 2, "name": "b", "n": 2}, {"key": 3, "name": "c", "n": 3, "at": str(MS)}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(document) for document in documents))
+    for name in ("a.csv", "a.jsonl"):
+        assert push_folder(tmp_path / name[2:], inputs=[tmp_path / name], value_schema=VALUE, timestamp="at").times == {
+            1: MS,
+            2: None,
+            3: MS,
+        }
+    (tmp_path / "b.csv").write_text("key,name,n,at\n1,a,1,yesterday\n")
+    with pytest.raises(InvalidRequest, match=r"b\.csv: .*column 'at': yesterday is no time"):
+        push_folder(tmp_path / "b", inputs=[tmp_path / "b.csv"], value_schema=VALUE, timestamp="at")
+    with pytest.raises(InvalidRequest, match=r"b\.csv has no column 'when' for the rows' times"):
+        push_folder(tmp_path / "c", inputs=[tmp_path / "b.csv"], value_schema=VALUE, timestamp="when")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("-1", "column 'at': -1 is no time"),
+        (f"{MS}000", "is no time"),
+        ("1.5::DOUBLE", "is DOUBLE, and the rows' times"),
+        ("'x'", "is VARCHAR"),
+    ],
+)
+def test_what_is_no_time(tmp_path: Path, at: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        push_folder(tmp_path, sql=f"SELECT 1 AS key, 'a' AS name, 1 AS n, {at} AS at", value_schema=VALUE, timestamp="at")
+
+
+def test_a_schema_grows_by_the_columns_it_lacks(tmp_path: Path) -> None:
+    with duckdb.connect() as connection:
+        source = locate_any(
+            connection, [], sql="SELECT 1 AS key, 'x' AS name, 2::BIGINT AS n, {'a': 1.5} AS more, DATE '2020-01-01' AS day"
+        )
+        grown = grown_schema(connection, source, store="rows-1", newest=VALUE, fed={"key"})
+        assert grown is not None
+        fields = {field["name"]: field for field in json.loads(grown)["fields"]}
+        assert list(fields) == ["name", "n", "more", "day"]
+        assert fields["n"]["type"] == "long"
+        assert fields["day"] == {"name": "day", "type": ["null", {"type": "int", "logicalType": "date"}], "default": None}
+        assert grown_schema(connection, source, store="rows-1", newest=grown, fed={"key"}) is None
+        first = grown_schema(connection, source, store="rows-1", newest=None, fed={"key"})
+        assert first is not None
+        assert json.loads(first)["name"] == "rows_1_value"
+        (tmp_path / "a.csv").write_text("key,n\n1,2\n")
+        with pytest.raises(InvalidRequest, match="CSV has no types"):
+            grown_schema(connection, locate_any(connection, [tmp_path / "a.csv"]), store="rows-1", newest=VALUE, fed={"key"})
+        with pytest.raises(InvalidRequest, match="no record"):
+            grown_schema(connection, source, store="rows-1", newest='"long"', fed={"key"})

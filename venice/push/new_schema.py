@@ -1,0 +1,73 @@
+"""The value schema that an input asks for: the store's newest one and a field for every column that it lacks.
+
+Write path: **read** → encode → partition → sort → seal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any
+
+import duckdb
+
+from venice.errors import InvalidRequest
+from venice.push.sources import Format, Source, read_error
+from venice.schema.arrow_types import avro_schema_from_arrow
+from venice.schema.parsing import load_json, parse
+from venice.schema.types import Record
+
+
+def grown_schema(
+    connection: duckdb.DuckDBPyConnection, source: Source, *, store: str, newest: str | None, fed: Collection[str]
+) -> str | None:
+    """Avro JSON of the value schema with all columns of `source`; None if `newest` has a field for each.
+
+    A field that joins others may be null, with null as default, unless the input is Avro and gives it a default: so every value can
+    be read with either schema. Fields that are there already stay as they are.
+
+    Args:
+        newest: The newest value schema of the store; None if it has none.
+        fed: Columns that are not the value's: they feed the key, the time, or a field of another name.
+
+    Raises:
+        InvalidRequest: The value is no record, or the input is CSV, or a column has a type that Avro lacks.
+    """
+    if source.format is Format.CSV:
+        raise InvalidRequest(
+            "CSV has no types to make a schema of", hint="add the schema with 'venice schema add', or cast in a query (--sql)"
+        )
+    document: dict[str, Any] = {"type": "record", "name": re.sub(r"\W", "_", f"{store}_value"), "fields": []}
+    if newest is not None:
+        schema = parse(newest)
+        if not isinstance(schema.resolve(schema.root), Record):
+            raise InvalidRequest(f"the value of store {store!r} is no record, so no field can be added", hint="push it with --value COLUMN")
+        document = dict(load_json(newest))
+    known = {field["name"] for field in document["fields"]} | set(fed)
+    added = [field for field in _fields(connection, source, document["name"]) if field["name"] not in known]
+    if not added:
+        return None
+    if newest is not None:
+        added = [field if "default" in field else _optional(field) for field in added]
+    text = json.dumps({**document, "fields": [*document["fields"], *added]})
+    parse(text)
+    return text
+
+
+def _optional(field: dict[str, Any]) -> dict[str, Any]:
+    kind = field["type"]
+    branches = kind if isinstance(kind, list) else [kind]
+    return {**field, "type": ["null", *(branch for branch in branches if branch != "null")], "default": None}
+
+
+def _fields(connection: duckdb.DuckDBPyConnection, source: Source, name: str) -> list[dict[str, Any]]:
+    if source.avro is not None:
+        found: list[dict[str, Any]] = load_json(source.avro.schema)["fields"]
+        return found
+    try:
+        rows = connection.execute(f"SELECT * FROM {source.relation({})} AS source LIMIT 0").to_arrow_table()
+    except duckdb.Error as error:
+        raise read_error(error, str(source)) from error
+    fields: list[dict[str, Any]] = json.loads(avro_schema_from_arrow(rows.schema, name))["fields"]
+    return fields
