@@ -20,10 +20,10 @@ from venice.errors import Corrupt
 from venice.ingest import ReplicaFold
 from venice.log import PAYLOAD_BYTES_MAX, Entry
 from venice.model import Fault
-from venice.record import Kind, Origin, Record, Vector, encode_merged, encode_vector_entry
-from venice.rules.merge import BATCH_TIMESTAMP_MS, NO_REGION, Write, stands
+from venice.record import Kind, Origin, PlainWrite, Record, Vector, decode_write, encode_merged, encode_vector_entry
+from venice.rules.merge import NO_REGION, Write, stands
 from venice.rules.partitioning import partition_of
-from venice.storage.format import decode_tombstone, decode_value, encode_tombstone
+from venice.storage.format import decode_tombstone, decode_value, encode_tombstone, real_time_ms
 
 CLOCK_SKEW_MS_MAX = 60_000
 """How far a producer's timestamp may lie ahead of the time at which the log took the record; a later one is taken as that.
@@ -90,7 +90,9 @@ class Leader:
         self._sequence = 0
         self._vector: dict[tuple[int, int], int] = {}
         self._packed: dict[tuple[int, int], bytes] = {}
-        """The entries of the vector as records carry them, in their order."""
+        """The entries of the vector as records carry them, in their order; that of the source that moves is behind."""
+        self._moved: tuple[int, int] | None = None
+        """The source that moves; None: none has."""
         self._folded_vector: Vector = ()
         """What the session began from."""
         self._is_covered = True
@@ -153,64 +155,75 @@ class Leader:
         assert self.standing is Standing.LEADING, "only a leader merges"
         self._forget_folded()
         out: list[bytes] = []
+        source = NO_REGION, -1
+        next_offset = 0
         for entry in entries:
-            source = (region, entry.partition)
-            if entry.offset < self._vector.get(source, 0):
+            if entry.partition != source[1]:
+                source = region, entry.partition
+                next_offset = self._vector.get(source, 0)
+            offset = entry.offset
+            if offset < next_offset:
                 continue
-            self._move(source, entry.offset + 1)
-            try:
-                record = log_record.decode(entry.payload)
-            except Corrupt as error:
-                self._set_aside(Fault.CORRUPT, error.message, region, entry)
-                continue
-            if record.kind is Kind.PUT or record.kind is Kind.DELETE:
-                self._merge_write(record, region, entry, out)
-            elif record.kind not in _MARKS:
-                self._set_aside(Fault.UNSUPPORTED, f"a record of kind {record.kind.name} is not merged", region, entry)
+            next_offset = offset + 1
+            self._move(source, next_offset)
+            write = decode_write(entry.payload)
+            if write is not None:
+                self._merge_write(write, region, entry, out)
+            else:
+                self._merge_other(region, entry, out)
         return out
 
     def progress(self, now_ms: int) -> list[bytes]:
         """A mark that covers inputs which changed nothing; empty if the last record covers everything."""
         if self.is_covered:
             return []
-        return [self._next(Kind.PROGRESS, timestamp_ms=now_ms)]
+        return [self._mark(Kind.PROGRESS, now_ms)]
 
     def caught_up(self, now_ms: int) -> list[bytes]:
         """The mark that the leader's lag is small enough for its session's replicas to serve."""
-        return [self._next(Kind.CAUGHT_UP, timestamp_ms=now_ms)]
+        return [self._mark(Kind.CAUGHT_UP, now_ms)]
 
     def heartbeat(self, fresh_ms: int) -> list[bytes]:
         """The mark that all writes which the log took before `fresh_ms` are merged; it covers inputs as `progress` does."""
-        return [self._next(Kind.HEARTBEAT, timestamp_ms=fresh_ms)]
+        return [self._mark(Kind.HEARTBEAT, fresh_ms)]
 
-    def _merge_write(self, record: Record, region: int, entry: Entry, out: list[bytes]) -> None:
-        key = record.key
+    def _merge_other(self, region: int, entry: Entry, out: list[bytes]) -> None:
+        """Merge, pass over or set aside what is not as producers write it."""
+        try:
+            record = log_record.decode(entry.payload)
+        except Corrupt as error:
+            self._set_aside(Fault.CORRUPT, error.message, region, entry)
+            return
+        if record.kind is Kind.PUT or record.kind is Kind.DELETE:
+            self._merge_write((record.kind, record.key, record.value, record.schema_id, record.timestamp_ms), region, entry, out)
+        elif record.kind not in _MARKS:
+            self._set_aside(Fault.UNSUPPORTED, f"a record of kind {record.kind.name} is not merged", region, entry)
+
+    def _merge_write(self, write: PlainWrite, region: int, entry: Entry, out: list[bytes]) -> None:
+        kind, key, value, schema_id, timestamp_ms = write
         if partition_of(key, self._partition_count) != self._partition:
             return
-        stamp = min(record.timestamp_ms or entry.timestamp_ms, entry.timestamp_ms + CLOCK_SKEW_MS_MAX)
-        payload = record.value if record.kind is _PUT else None
-        if payload is not None and record.schema_id not in self._schemas and not self._has_schema(record.schema_id):
-            self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {record.schema_id}", region, entry)
-            return
-        incoming = _new(Write, (max(stamp, 1), region, record.schema_id if payload is not None else 0, payload))
-        if not stands(incoming, self._state(key, incoming.timestamp_ms)):
+        taken_ms = entry.timestamp_ms
+        stamp = max(min(timestamp_ms or taken_ms, taken_ms + CLOCK_SKEW_MS_MAX), 1)
+        if kind is _PUT:
+            if schema_id not in self._schemas and not self._has_schema(schema_id):
+                self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {schema_id}", region, entry)
+                return
+            incoming, metadata = _new(Write, (stamp, region, schema_id, value)), b""
+        else:
+            incoming, metadata = _new(Write, (stamp, region, 0, None)), encode_tombstone(stamp, region)
+        if not self._stands(key, incoming):
             self.ignored += 1
             return
-        value = record.value if payload is None or self._packing is None else self._packing.compress(payload)
-        if len(entry.payload) + len(value) - len(record.value) + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
+        size = len(entry.payload)
+        if self._packing is not None and kind is _PUT:
+            size -= len(value)
+            value = self._packing.compress(value)
+            size += len(value)
+        if size + _ADDED_BYTES + _ENTRY_BYTES * len(self._vector) > PAYLOAD_BYTES_MAX:
             self._set_aside(Fault.OVERSIZED, f"merged it would be larger than {PAYLOAD_BYTES_MAX} bytes", region, entry)
             return
-        out.append(
-            self._next(
-                record.kind,
-                key=key,
-                value=value,
-                schema_id=incoming.schema_id,
-                timestamp_ms=incoming.timestamp_ms,
-                region=region,
-                metadata=b"" if payload is not None else encode_tombstone(incoming.timestamp_ms, region),
-            )
-        )
+        out.append(self._next(kind, key, value, incoming.schema_id, stamp, region, metadata))
         self._overlay[key] = (self._sequence, incoming)
         self._unfolded.append((self._sequence, key))
 
@@ -227,51 +240,57 @@ class Leader:
         )  # fmt: skip
         self.poison.append(letter)
 
-    def _state(self, key: bytes, rival_ms: int) -> Write | None:
-        """What stands for a key, against a write of `rival_ms`: values are compared only where times are equal."""
+    def _stands(self, key: bytes, incoming: Write) -> bool:
+        """Whether a write replaces what stands for its key: the image appended last, or else what the replica holds."""
         appended = self._overlay.get(key)
         if appended is not None:
-            return appended[1]
-        storage = self._fold.storage
-        stored = storage.get(key)
-        if stored is not None:
-            value = decode_value(stored)
-            if value.region is None:
-                return Write(BATCH_TIMESTAMP_MS, NO_REGION, value.schema_id, stored[value.offset :])
-            assert value.timestamp_ms is not None, "a real-time value says when it was written"
-            payload = stored[value.offset :]
-            if self._packing is not None and value.timestamp_ms == rival_ms:
-                payload = self._packing.decompress(payload)
-            return Write(value.timestamp_ms, value.region, value.schema_id, payload)
-        metadata = storage.get_metadata(key)
+            return stands(incoming, appended[1])
+        stored = self._fold.storage.get(key)
+        if stored is None:
+            return stands(incoming, self._tombstone(key))
+        stored_ms = real_time_ms(stored)
+        if incoming.timestamp_ms != stored_ms:
+            return incoming.timestamp_ms > stored_ms
+        # Of equal times: only now what the value is matters.
+        value = decode_value(stored)
+        assert value.region is not None, "a write has a time, a row of a push has none"
+        payload = stored[value.offset :]
+        if self._packing is not None:
+            payload = self._packing.decompress(payload)
+        return stands(incoming, Write(stored_ms, value.region, value.schema_id, payload))
+
+    def _tombstone(self, key: bytes) -> Write | None:
+        metadata = self._fold.storage.get_metadata(key)
         if metadata is None:
             return None
         tombstone = decode_tombstone(metadata)
         return Write(tombstone.timestamp_ms, tombstone.region, 0, None)
 
-    def _next(
-        self,
-        kind: Kind,
-        *,
-        key: bytes = b"",
-        value: bytes = b"",
-        schema_id: int = 0,
-        timestamp_ms: int = 0,
-        region: int = NO_REGION,
-        metadata: bytes = b"",
-    ) -> bytes:
+    def _mark(self, kind: Kind, timestamp_ms: int) -> bytes:
+        return self._next(kind, b"", b"", 0, timestamp_ms, NO_REGION, b"")
+
+    def _next(self, kind: Kind, key: bytes, value: bytes, schema_id: int, timestamp_ms: int, region: int, metadata: bytes) -> bytes:
         self._sequence += 1
         self._is_covered = True
+        if self._moved is not None:
+            self._packed[self._moved] = encode_vector_entry(*self._moved, self._vector[self._moved])
         vector = b"".join(self._packed.values())
         return encode_merged(kind, key, value, schema_id, timestamp_ms, region, metadata, self._term, self._session, self._sequence, vector)
 
     def _move(self, source: tuple[int, int], offset: int) -> None:
         """Everything of the source before `offset` was merged."""
+        if source is not self._moved:
+            self._turn_to(source)
+        self._vector[source] = offset
+        self._is_covered = False
+
+    def _turn_to(self, source: tuple[int, int]) -> None:
+        """The source moves from here on: its entry is written when a record wants it, that of the one before once."""
+        if self._moved is not None:
+            self._packed[self._moved] = encode_vector_entry(*self._moved, self._vector[self._moved])
         if source not in self._packed:
             self._packed = {one: self._packed.get(one, b"") for one in sorted((*self._packed, source))}
-        self._vector[source] = offset
-        self._packed[source] = encode_vector_entry(*source, offset)
-        self._is_covered = False
+        self._moved = source
 
     def _forget_folded(self) -> None:
         folded = self._fold.storage.position.sequence

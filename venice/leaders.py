@@ -18,7 +18,7 @@ from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, Venice
 from venice.faults import FaultLedger
 from venice.lag import Ends, Lag, LagMeter
 from venice.leader import Leader, Standing
-from venice.leading import PROGRESS_S, Leading, Led
+from venice.leading import LAG_S, PROGRESS_S, Leading, Led
 from venice.log import Appending, Batch, Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
@@ -92,6 +92,9 @@ class LeaderSet:
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._retry_at_s: dict[str, float] = {}
         self._appending: deque[tuple[list[Leading], Appending]] = deque()
+        self._ends: Ends = {}
+        self._ends_until_s = 0.0
+        """How long the ends are taken to be those of now."""
 
     @property
     def leads(self) -> bool:
@@ -146,7 +149,7 @@ class LeaderSet:
                 self._clock.now_ms(),
                 busy=bool(payloads),
                 pause_max_s=self._heartbeat_s,
-                ends=partial(self._log.end_offsets, session.sources),
+                ends=partial(self._ends_of, session),
             )
         except Corrupt as error:
             self._fail(session, error)
@@ -160,6 +163,16 @@ class LeaderSet:
         if not payloads:
             return None
         return Merged(name, session.number, version_topic(led.store, led.version.number), led.partition, payloads)
+
+    def _ends_of(self, session: Leading) -> Ends:
+        """The ends of what a session merges. All sessions that have not caught up are told of at once: asking takes its time, and
+        nothing is merged meanwhile."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._ends_until_s or not self._ends.keys() >= set(session.sources):
+            waiting = {at for one in self._sessions.values() if one.reading and not one.caught_up for at in one.sources}
+            self._ends = self._log.end_offsets(waiting | set(session.sources))
+            self._ends_until_s = self._clock.monotonic_s() + LAG_S
+        return self._ends
 
     def _set_aside(self, session: Leading) -> None:
         """Keep what cannot be merged on the dead-letter topic, byte for byte, for whoever finds out what it is."""

@@ -87,6 +87,10 @@ class Record(NamedTuple):
 
 _HEAD = Struct("<BBBBhHIqII")
 _SESSION = Struct("<QQQ")
+_MERGED_HEAD = Struct("<BBBBhHIqIIQQQ")
+"""Head and session."""
+_PLAIN_HEAD = Struct("<hHIqII")
+"""The head behind its first four bytes."""
 _UPDATE = Struct("<I")
 _ENTRY = Struct("<hIQ")
 _CRC = Struct("<I")
@@ -104,6 +108,8 @@ _HINT = "it was not written by this release: upgrade, or inspect the topic"
 _KINDS = {int(kind): kind for kind in Kind}
 _ORIGINS = {int(origin): origin for origin in Origin}
 _REAL_TIME = int(Origin.REAL_TIME)
+_PLAIN_WRITES = {bytes((FORMAT, kind, _REAL_TIME, 0)): kind for kind in (Kind.PUT, Kind.DELETE)}
+"""How the real-time writes of producers begin."""
 _new = tuple.__new__
 
 
@@ -154,9 +160,9 @@ def encode_merged(
 ) -> bytes:
     """What `encode` says of a real-time record of a session, without looking at what cannot be wrong: a leader makes one for each
     write it merges, with numbers that came out of records and `vector` as joined entries, ascending."""
-    sources = len(vector) // _ENTRY.size
-    head = _HEAD.pack(FORMAT, kind, _REAL_TIME, HAS_SESSION, region, sources, schema_id, timestamp_ms, len(key), len(metadata))
-    body = head + _SESSION.pack(term, session, sequence) + vector + key + metadata + value
+    sources, key_length, metadata_length = len(vector) // _ENTRY.size, len(key), len(metadata)
+    numbers = (FORMAT, kind, _REAL_TIME, HAS_SESSION, region, sources, schema_id, timestamp_ms, key_length, metadata_length)
+    body = b"".join((_MERGED_HEAD.pack(*numbers, term, session, sequence), vector, key, metadata, value))
     return body + _CRC.pack(crc32(body))
 
 
@@ -217,6 +223,25 @@ def decode(payload: bytes) -> Record:
     except StructError as error:
         raise Corrupt(f"record of {len(payload)} bytes is cut short", hint=_HINT) from error
     return _new(Record, fields)
+
+
+PlainWrite = tuple[Kind, bytes, bytes, int, int]
+"""Kind, key, value, schema id and time of a put or delete."""
+
+
+def decode_write(payload: bytes) -> PlainWrite | None:
+    """A real-time put or delete as producers write them: without session, vector or metadata.
+
+    None if the payload is anything else, or no record: `decode` finds out. A leader reads each write through here.
+    """
+    kind = _PLAIN_WRITES.get(payload[:4])
+    if kind is None or crc32(payload) != CRC_RESIDUE or len(payload) < _SIZE_MIN:
+        return None
+    _, entries, schema_id, timestamp_ms, key_length, metadata_length = _PLAIN_HEAD.unpack_from(payload, 4)
+    key_end = _HEAD.size + key_length
+    if entries or metadata_length or key_end > len(payload) - _CRC.size:
+        return None
+    return kind, payload[_HEAD.size : key_end], payload[key_end : -_CRC.size], schema_id, timestamp_ms
 
 
 def _unknown_format(format_: int) -> Corrupt:

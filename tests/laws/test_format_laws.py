@@ -26,6 +26,7 @@ from venice.storage.format import (
     encode_position,
     encode_tombstone,
     encode_value,
+    real_time_ms,
     value_prefix,
 )
 from venice.storage.manifest import FileKind, Manifest, PartitionFile, decode_manifest, encode_manifest, file_name
@@ -147,6 +148,17 @@ def test_garbage_is_corrupt(decode: Callable[[bytes], Any], data: bytes) -> None
     except Corrupt:
         return
     assert data.startswith(ENCODERS[decode](found))
+
+
+@given(st.binary(max_size=20) | st.binary(max_size=19).map(lambda rest: b"\x03" + rest))
+def test_the_time_of_a_stored_value_is_that_of_its_prefix_or_corrupt(data: bytes) -> None:
+    try:
+        value = decode_value(data)
+    except Corrupt:
+        with pytest.raises(Corrupt):
+            real_time_ms(data)
+    else:
+        assert real_time_ms(data) == (0 if value.region is None else value.timestamp_ms)
 
 
 json_values = st.recursive(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from venice.errors import Corrupt, InvalidRequest
-from venice.record import Kind, Origin, Record, Vector, decode, encode, encode_merged, encode_vector_entry
+from venice.record import Kind, Origin, Record, Vector, decode, decode_write, encode, encode_merged, encode_vector_entry
 
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -152,3 +152,24 @@ def test_what_a_leader_encodes_is_the_record(
     assert decode(encode_merged(kind, key, value, 3, timestamp_ms, 1, metadata, term, session, sequence, entries)) == Record(
         kind, key, value, 3, 0, Origin.REAL_TIME, timestamp_ms, 1, metadata, term, session, sequence, vector
     )
+
+
+@given(st.one_of(records.map(encode), st.binary(max_size=80), records.map(lambda record: encode(record)[:-1])))
+def test_what_a_leader_reads_at_once_is_the_record_that_a_producer_wrote(payload: bytes) -> None:
+    write = decode_write(payload)
+    if write is None:
+        return
+    kind, key, value, schema_id, timestamp_ms = write
+    found = decode(payload)
+    assert found == Record(kind, key, value, schema_id, origin=Origin.REAL_TIME, timestamp_ms=timestamp_ms, region=found.region)
+
+
+@given(st.sampled_from([Kind.PUT, Kind.DELETE]), st.binary(max_size=20), st.binary(max_size=20), u32, i64, regions)
+def test_a_leader_reads_what_a_producer_writes_at_once(
+    kind: Kind, key: bytes, value: bytes, schema_id: int, timestamp_ms: int, region: int
+) -> None:
+    record = Record(kind, key, value, schema_id, origin=Origin.REAL_TIME, timestamp_ms=timestamp_ms, region=region)
+    assert decode_write(encode(record)) == (kind, key, value, schema_id, timestamp_ms)
+    assert decode_write(encode(record._replace(sequence=1))) is None
+    assert decode_write(encode(record._replace(metadata=b"m"))) is None
+    assert decode_write(encode(record._replace(vector=((0, 0, 1),)))) is None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -162,7 +163,7 @@ class KafkaLog:
         except VeniceError as error:
             return error
         delivery = _Delivery(batch.topic, 1)
-        appender.produce(delivery, key, batch.partition, batch.payloads, last_only=True)
+        appender.produce_together(delivery, key, batch.partition, batch.payloads)
         return delivery
 
     def _refusal(self, appender: _Appender, delivery: _Delivery) -> VeniceError | None:
@@ -180,6 +181,10 @@ def _check_sizes(topic: str, payloads: Sequence[bytes]) -> None:
             raise InvalidRequest(
                 f"a record of {len(payload)} bytes for topic {topic!r} is too large", hint=f"the log takes {PAYLOAD_BYTES_MAX} bytes"
             )
+
+
+_Message = dict[str, Any]
+"""A message as the library takes it; it writes into it what went wrong."""
 
 
 class _Appending:
@@ -220,30 +225,41 @@ class _Appender:
         self._thread = threading.Thread(target=self._listen, name="kafka-appender", daemon=True)
         self._thread.start()
 
-    def produce(self, delivery: _Delivery, key: bytes, partition: int, payloads: Sequence[bytes], *, last_only: bool = False) -> None:
-        """Produce the payloads; `delivery` hears what became of each, or of the last one only.
+    def produce(self, delivery: _Delivery, key: bytes, partition: int, payloads: Sequence[bytes]) -> None:
+        """Produce the payloads; `delivery` hears what became of each."""
+        self._produce(delivery, partition, [{"value": payload, "key": key, "callback": delivery} for payload in payloads])
+
+    def produce_together(self, delivery: _Delivery, key: bytes, partition: int, payloads: Sequence[bytes]) -> None:
+        """Produce the payloads; `delivery` hears what became of the last one.
 
         Each call back waits for the interpreter anew: beside a busy thread 500 of them take half a second.
         """
-        last = len(payloads) - 1
-        for number, payload in enumerate(payloads):
+        messages: list[_Message] = [{"value": payload, "key": key} for payload in payloads]
+        messages[-1]["callback"] = delivery
+        self._produce(delivery, partition, messages)
+
+    def _produce(self, delivery: _Delivery, partition: int, messages: list[_Message]) -> None:
+        """Hand messages to the library, all at once as far as its queue has room: one by one takes it half as long again."""
+        while True:
             try:
-                self._produce(delivery.topic, payload, key, partition, delivery if number == last or not last_only else None)
-            except KafkaException as error:
-                self.broken = self.broken or error.args[0].code() == KafkaError._FATAL
-                delivery.refuse(error.args[0], 1 if last_only else len(payloads) - number)
-                break
+                self._producer.produce_batch(delivery.topic, messages, partition)
+                messages = [message for message in messages if "_error" in message]
+                if not messages:
+                    return
+                error = messages[0].pop("_error")
+            except KafkaException as failure:
+                error = failure.args[0]
+            if error.code() != KafkaError._QUEUE_FULL:
+                self.broken = self.broken or error.code() == KafkaError._FATAL
+                delivery.refuse(error, sum("callback" in message for message in messages))
+                return
+            for message in messages[1:]:
+                del message["_error"]
+            self._clock.sleep(QUEUE_FULL_S)
 
     def look_again(self, topic: str) -> None:
         """Have the producer find out that a topic is there after all: it remembers a missing one for a while."""
         self._producer.list_topics(topic, self._timeout_s)
-
-    def _produce(self, topic: str, payload: bytes, key: bytes, partition: int, delivery: _Delivery | None) -> None:
-        while True:
-            try:
-                return self._producer.produce(topic, payload, key, partition, delivery)
-            except BufferError:
-                self._clock.sleep(QUEUE_FULL_S)
 
     def close(self) -> None:
         with suppress(KafkaException):  # of a producer that has given up: it has told each message's fate already

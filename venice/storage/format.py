@@ -41,8 +41,11 @@ _PREFIX = Struct("<BI")
 _STAMPED_PREFIX = Struct("<BIq")
 _REAL_TIME_PREFIX = Struct("<BIqh")
 _HAS_TIMESTAMP = 1
+_TIME = Struct("<q")
 REAL_TIME = 3
 """Flags of a real-time write: it has a timestamp, and the region that wrote it."""
+
+_REAL_TIME_FLAGS = bytes((REAL_TIME,))
 
 PREFIX_SIZE = _PREFIX.size
 """Where the Avro bytes begin in a value whose first byte, its flags, is 0."""
@@ -100,6 +103,19 @@ def decode_value(stored: bytes) -> StoredValue:
     except StructError as error:
         raise Corrupt(f"stored value of {len(stored)} bytes is shorter than its prefix", hint=_REPLACE) from error
     raise Corrupt(f"stored value has unknown flags {flags:#04x}", hint="a newer release wrote it: upgrade this process")
+
+
+def real_time_ms(stored: bytes) -> int:
+    """When a stored value was written in real time, in milliseconds; 0 for a row of a push, which any real-time write replaces.
+
+    Raises:
+        Corrupt: No value begins so.
+    """
+    if stored[:1] == _REAL_TIME_FLAGS and len(stored) >= _REAL_TIME_PREFIX.size:
+        timestamp_ms: int = _TIME.unpack_from(stored, _PREFIX.size)[0]
+        return timestamp_ms
+    value = decode_value(stored)
+    return 0 if value.region is None or value.timestamp_ms is None else value.timestamp_ms
 
 
 # Replication metadata: what the prefix of a stored value cannot say, because there is no value.
