@@ -21,13 +21,16 @@ from test_thin import AsyncFastInSync
 from waiting import eventually
 
 from venice import wire
-from venice.client.direct import Directory
+from venice.client.direct import ATTEMPT_S, Await, Begin, Directory, Pause
 from venice.client.fast import FastClient
-from venice.client.route import Peer
+from venice.client.gather import Reads
+from venice.client.route import Peer, Route
 from venice.errors import Corrupt, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.message import Headers, Request, Response
-from venice.model import Worker
+from venice.model import ValueSchema, Worker
+from venice.schema.codec import Codec
 from venice.serve.http import HttpServer
+from venice.storage.memory import MemoryStorage
 
 ROWS = 200
 Open = Callable[..., Any]
@@ -316,6 +319,62 @@ def test_a_worker_that_stalls_is_overtaken(cluster: ServedCluster, open_client: 
         cluster.advance(workers={**cluster.catalog.workers, "w0": stalled})
         with open_client(cluster.url, "rows", timeout_s=5) as client:
             assert reads(client, range(ROWS)) == [ALL] * 3
+
+
+class SlowStorage(MemoryStorage):
+    """Of a disk that takes longer than a client waits before it asks again."""
+
+    reads = 0
+
+    @property
+    def bare_get(self) -> Callable[[bytes], bytes | None]:
+        return self.get
+
+    def get(self, key: bytes) -> bytes | None:
+        SlowStorage.reads += 1
+        threading.Event().wait(1.25 * ATTEMPT_S)  # what is tested is what takes so long
+        return super().get(key)
+
+
+def test_what_is_slow_is_waited_for_as_long_as_the_caller_says(open_client: Open) -> None:
+    """With nobody else to ask, the answer to the first request counts whenever it comes; the worker is not asked every two seconds."""
+    with cluster_of(1, attempt_s=60) as cluster:
+        cluster.add_store(a_store("rows"))
+        cluster.push("rows", {7: row(7, 1)}, partition_count=1, storage=SlowStorage)
+        with open_client(cluster.url, "rows", timeout_s=60) as client:
+            SlowStorage.reads = 0
+            assert client.get(7) == row(7, 1)
+        assert SlowStorage.reads <= 2
+
+
+def test_a_late_answer_counts_and_each_attempt_is_given_more_time() -> None:
+    """All of a call's steps, at a time of its own: one worker, which answers the first request after 12 of 30 seconds."""
+    now = [0.0]
+    directory = Directory("http://127.0.0.1:1", "rows", None, Peer, lambda: now[0])
+    peer = Peer("http://127.0.0.1:2")
+    metadata = wire.Metadata(
+        store="rows", version=1, partition_count=1, key_schema='"long"', sequence=3, compression="none",
+        value_schemas=(ValueSchema(id=1, text=VALUE_SCHEMA),), replicas=((peer.url,),),
+    )  # fmt: skip
+    directory.take(Route(metadata, lambda _: peer, {}))
+    reads = Reads(directory, 30.0)
+    asked: list[Any] = []
+    steps, given = reads.get(7), None
+    headers = Headers({wire.API_VERSION_HEADER: b"1", wire.STORE_VERSION: b"1", wire.SCHEMA_ID: b"1"})
+    late: list[Any] = [Response(200, headers, Codec(VALUE_SCHEMA).encode(row(7, 1)))]
+    with pytest.raises(StopIteration) as done:
+        while True:
+            step, given = steps.send(given), None
+            if isinstance(step, Begin):
+                asked += [(ask, now[0]) for ask in step.asks if b"/storage/" in ask.request.target]
+            elif isinstance(step, Await) and late and now[0] + step.timeout_s >= 12:
+                now[0], given = 12.0, (asked[0][0], late.pop())
+            elif isinstance(step, Await):
+                now[0] += step.timeout_s + 0.001  # a clock goes on, whatever a sum of floats comes to
+            elif isinstance(step, Pause):
+                now[0] += step.seconds
+    assert done.value.value == row(7, 1)
+    assert 2 <= len(asked) <= 4, [at for _, at in asked]
 
 
 def test_few_reads_are_asked_twice() -> None:

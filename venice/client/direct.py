@@ -34,7 +34,7 @@ from venice.wire import (
 T = TypeVar("T")
 
 ATTEMPT_S = 2.0
-"""How long one server may take for its part."""
+"""How long one server may take for its part before it is asked for anew, of anybody; each time twice as long."""
 REFRESH_S = 2.0
 """Between two looks at the cluster; sooner when an answer shows that there is news."""
 PROBE_S = 0.25
@@ -49,7 +49,7 @@ _RETRY_SHARE = 0.1
 class Ask(Generic[P]):
     """One request to one server. Compared by identity."""
 
-    __slots__ = ("overtaken", "partitions", "peer", "request", "since_s")
+    __slots__ = ("given_up", "overtaken", "partitions", "peer", "request", "since_s")
 
     def __init__(self, peer: P, request: Request, partitions: tuple[int, ...] = (), since_s: float = 0.0) -> None:
         self.peer = peer
@@ -58,6 +58,8 @@ class Ask(Generic[P]):
         self.since_s = since_s
         self.overtaken = False
         """Others have been asked for the same because it took long."""
+        self.given_up = False
+        """It is not waited for any more; should it come before another answer, it is as good."""
 
 
 class Begin(NamedTuple):

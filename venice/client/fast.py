@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -289,8 +290,9 @@ class AsyncFastClient:
 
         self._new_exchange = AsyncExchange
         self._new_watcher = Watcher
-        self._directory: Directory[AsyncPeer] = Directory(url, store, token, AsyncPeer, SystemClock().monotonic_s)
-        self._reads = Reads(self._directory, check_timeout(timeout_s))
+        peers = partial(AsyncPeer, timeout_s=check_timeout(timeout_s))
+        self._directory: Directory[AsyncPeer] = Directory(url, store, token, peers, SystemClock().monotonic_s)
+        self._reads = Reads(self._directory, timeout_s)
         self._watcher: Watcher | None = None
         self._closed = False
         self.store = store

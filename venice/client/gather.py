@@ -47,6 +47,7 @@ class Gather(Generic[P]):
         self._call = call
         self._request_of = request_of
         self._under_way: set[Ask[P]] = set()
+        self._attempt_s = ATTEMPT_S
         self._pause_s = _PAUSE_FIRST_S
         self._is_stale = False
 
@@ -65,9 +66,9 @@ class Gather(Generic[P]):
         while True:
             # What comes for partitions of which some have been answered elsewhere is not used.
             useful = [ask for ask in self._under_way if self.left.keys() >= set(ask.partitions)]
-            covered = {partition for ask in useful for partition in ask.partitions}
+            covered = {partition for ask in useful if not ask.given_up for partition in ask.partitions}
             yield from self._send([partition for partition in self.left if partition not in covered], call.avoided)
-            if not self._under_way:
+            if all(ask.given_up for ask in self._under_way) and not call.unread:
                 yield from self._recover()
             else:
                 done: Done[P] | None = call.unread.pop() if call.unread else (yield Await(self._patience_s()))
@@ -127,7 +128,7 @@ class Gather(Generic[P]):
         for ask in tuple(self._under_way):
             if not self.left.keys() & set(ask.partitions):
                 self._under_way.discard(ask)
-                if ask.overtaken:
+                if ask.overtaken and ask.peer is not winner.peer:
                     self._miss(ask.peer)
 
     def _miss(self, peer: P) -> None:
@@ -137,7 +138,8 @@ class Gather(Generic[P]):
     def _patience_s(self) -> float:
         """Until something must be done about an answer that does not come."""
         now = self._call.now()
-        until_s = min(ask.since_s + (ATTEMPT_S if ask.overtaken else self._long_tail_s(ask)) for ask in self._under_way)
+        waited_for = [ask for ask in self._under_way if not ask.given_up]
+        until_s = min((ask.since_s + (self._attempt_s if ask.overtaken else self._long_tail_s(ask)) for ask in waited_for), default=now)
         return max(0.0, min(until_s - now, self._call.left_s()))
 
     def _long_tail_s(self, ask: Ask[P]) -> float:
@@ -148,10 +150,12 @@ class Gather(Generic[P]):
         now = self._call.now()
         self._call.left_s()
         for ask in tuple(self._under_way):
-            if now - ask.since_s >= ATTEMPT_S:
-                self._under_way.discard(ask)
+            if ask.given_up:
+                continue
+            if now - ask.since_s >= self._attempt_s:
+                ask.given_up = True
                 self._call.avoided.add(ask.peer)
-                self._call.error = Unavailable(f"{ask.peer.url} did not answer within {ATTEMPT_S:g} s", hint="try again")
+                self._call.error = Unavailable(f"{ask.peer.url} did not answer within {self._attempt_s:g} s", hint="try again")
                 self._miss(ask.peer)
             elif not ask.overtaken and now - ask.since_s >= self._long_tail_s(ask):
                 ask.overtaken = True
@@ -163,6 +167,9 @@ class Gather(Generic[P]):
     def _recover(self) -> Steps[None]:
         """Nobody is left to be asked: wait a little, look at the cluster again, and begin anew with everybody."""
         assert self.left, "everything has been answered"
+        if self._under_way:
+            # What is slow gets more time, not more work every two seconds.
+            self._attempt_s *= 2
         yield Pause(min(self._pause_s, self._call.left_s()))
         self._pause_s = min(2 * self._pause_s, _PAUSE_MAX_S)
         self._call.avoided.clear()

@@ -15,11 +15,16 @@ from venice.errors import Unavailable, VeniceError
 
 
 class AsyncPeer(Peer):
-    """A server, with the connections to it."""
+    """A server, with the connections to it.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: Of the server.
+        timeout_s: How long it may take for an answer: as long as a call may, which asks anew long before.
+    """
+
+    def __init__(self, url: str, timeout_s: float = ATTEMPT_S) -> None:
         super().__init__(url)
-        self.transport = AsyncTransport(url, timeout_s=ATTEMPT_S)
+        self.transport = AsyncTransport(url, timeout_s=max(timeout_s, ATTEMPT_S))
 
     async def send(self, ask: Ask[AsyncPeer]) -> Done[AsyncPeer]:
         """What becomes of a request."""
@@ -40,8 +45,9 @@ class AsyncPeer(Peer):
         try:
             if self.down:
                 self.transport.drop_idle()
-            await self.transport.warm()
-        except Unavailable:
+            async with asyncio.timeout(ATTEMPT_S):
+                await self.transport.warm()
+        except (Unavailable, TimeoutError):
             self.down = True
         else:
             self.down = False
