@@ -107,7 +107,9 @@ def test_repushes_underneath_a_stream_lose_no_write(cluster: Cluster) -> None:
         for client in (thin, davinci):
             eventually(lambda: client.get(KEYS) is not None and holds(client, expected, "push 1")(), lambda: client.batch_get(range(KEYS)))  # noqa: B023 - waited for right here
         every = set(range(1, max(stream.acknowledged.values()) + 1))
-        eventually(lambda: listener.errors or (listener.counts >= every and listener.deleted >= {*GONE}), lambda: every - listener.counts)
+        eventually(
+            lambda: bool(listener.errors) or (listener.counts >= every and listener.deleted >= {*GONE}), lambda: every - listener.counts
+        )
         assert listener.errors == []
 
 

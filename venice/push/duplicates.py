@@ -6,6 +6,7 @@ read last wins: files in the order given, rows in the order of the file, a query
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 from venice.errors import InvalidRequest
 from venice.push.keys import KeyColumn, Order
 
-_EXAMPLES_MAX: Final = 5
+EXAMPLES_MAX: Final = 5
+"""Keys that a message names."""
 _KEY_TEXT_MAX: Final = 80
 
 
@@ -53,12 +55,17 @@ class DuplicatePolicy:
         if not len(differing):
             return
         found = dict.fromkeys(keys.at(int(row)) for row in order.rows[differing])
-        examples = [describe_key(self.key_row_schema, key) for key in list(found)[:_EXAMPLES_MAX]]
-        raise InvalidRequest(
-            f"several rows with different values have the same key, for example {', '.join(examples)}",
-            hint="make keys unique in the source, or allow duplicates (--allow-duplicates) to keep the last row of each key",
-            keys=examples,
-        )
+        raise conflict(self.key_row_schema, list(found)[:EXAMPLES_MAX])
+
+
+def conflict(row_schema: str, keys: Sequence[bytes]) -> InvalidRequest:
+    """That rows with these keys differ, keys having been serialized as such records."""
+    examples = [describe_key(row_schema, key) for key in keys]
+    return InvalidRequest(
+        f"several rows with different values have the same key, for example {', '.join(examples)}",
+        hint="make keys unique in the source, or allow duplicates (--allow-duplicates) to keep the last row of each key",
+        keys=examples,
+    )
 
 
 def describe_key(row_schema: str, key: bytes) -> str:

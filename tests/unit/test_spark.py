@@ -1,0 +1,204 @@
+"""Pushes of Spark data frames, by a real Spark of two cores: the same files as without it, whatever happens to its tasks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from push_kit import LONG, record
+from pyarrow import parquet
+
+from venice.client.thin import ThinClient
+from venice.clock import SystemClock
+from venice.config import Settings, load
+from venice.control.remote import ControllerClient
+from venice.errors import Full, InvalidRequest, Unavailable
+from venice.model import Compression, StoreConfig, VersionStatus
+from venice.push import spark
+from venice.push.batch import push
+from venice.push.session import PushResult
+from venice.push.spark_tasks import Writing
+from venice.storage import Identity
+from venice.storage.snapshot import attach, read_manifest
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# It works, as these tests show; the warning is about other parts of it.
+pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+
+SCHEMA = record(
+    ("n", "int"),
+    ("name", ["null", "string"]),
+    ("embedding", {"type": "array", "items": "float"}),
+    ("at", {"type": "long", "logicalType": "timestamp-micros"}),
+    ("price", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}),
+)
+COUNT = 2_000
+SQL = f"""
+    SELECT i - 500 AS key, CAST(i % 7 AS INT) AS n, CASE WHEN i % 5 > 0 THEN concat('name ', i) END AS name,
+           array(CAST(i AS FLOAT), CAST(0.5 AS FLOAT)) AS embedding, timestamp_micros(1700000000000000 + i) AS at,
+           CAST(i / 4 AS DECIMAL(9, 2)) AS price
+    FROM (SELECT explode(sequence(0, {COUNT - 1})) AS i)
+"""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    if shutil.which("java") is None:
+        message = "Spark needs Java: apt-get install -y default-jre-headless"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from pyspark.sql import SparkSession
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        options = {
+            "spark.ui.enabled": "false",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.execution.arrow.maxRecordsPerBatch": "500",
+            "spark.local.dir": str(tmp_path_factory.mktemp("spark")),
+            "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+            "spark.log.level": "OFF",  # Tasks fail here on purpose.
+        }
+        builder = SparkSession.builder.master("local[2,4]").appName("tests")
+        for name, option in options.items():
+            builder = builder.config(name, option)
+        made = builder.getOrCreate()
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[..., int]) -> Iterator[Settings]:
+    from venice.supervisor import Cluster  # Not above: see `tests/clusters.py`.
+
+    cluster = Cluster(
+        load(
+            data=tmp_path_factory.mktemp("data"),
+            controller_url=f"http://127.0.0.1:{free_port()}",
+            router_url=f"http://127.0.0.1:{free_port()}",
+            worker_port=free_port(),
+        )
+    )
+    cluster.start()
+    yield cluster.settings
+    cluster.stop()
+
+
+@pytest.fixture
+def client(settings: Settings) -> ControllerClient:
+    return ControllerClient(settings.controller_url, SystemClock())
+
+
+def sealed(client: ControllerClient, result: PushResult, folder: Path) -> tuple[Any, list[Any], list[tuple[bytes, bytes]]]:
+    """The dictionary, the files and the stored rows of a version, byte for byte. RocksDB names each file's writer in it, by a random
+    number, and salts checksums with that: so no two files have the same SHA-256, whoever pushes."""
+    assert result.version is not None
+    version = client.get_version(result.store, result.version).version
+    assert version.snapshot is not None
+    manifest = read_manifest(version.snapshot)
+    rows: list[tuple[bytes, bytes]] = []
+    for partition in range(manifest.partition_count):
+        identity = Identity(
+            store=result.store, version=result.version, partition=partition, topic_id="", incarnation=f"i{partition}",
+            snapshot_sha256=version.snapshot.sha256,
+        )  # fmt: skip
+        with closing(attach(version.snapshot, manifest, identity, folder / f"{result.store}-{result.version}-{partition}")) as storage:
+            rows += storage.scan()
+    facts = replace(manifest, store="", version=0, created_ms=0, files=())
+    return facts, [replace(file, sha256="") for file in manifest.files], rows
+
+
+def folder_of(settings: Settings, result: PushResult) -> Path:
+    (folder,) = Path(settings.blobs_url).glob(f"{result.store}/{result.store}_v{result.version}/*")
+    return folder
+
+
+def test_files_are_those_of_a_push_without_spark(
+    session: SparkSession, settings: Settings, client: ControllerClient, tmp_path: Path
+) -> None:
+    config = StoreConfig(partition_count=3)
+    for store in ("by-spark", "by-duckdb"):
+        client.create_store(store, key_schema=LONG, value_schema=SCHEMA, config=config)
+    frame = session.sql(SQL)
+    rows = frame.union(frame.where("key < 0"))
+    parquet.write_table(rows.toArrow(), tmp_path / "rows.parquet")
+    for compression in (Compression.NONE, Compression.ZSTD):
+        for store in ("by-spark", "by-duckdb"):
+            client.update_store(store, compression=compression.value)
+        ours = spark.push(rows.repartition(2), settings, "by-spark")
+        theirs = push(settings, "by-duckdb", inputs=tmp_path / "rows.parquet")
+        assert (ours.rows, ours.duplicates, ours.partition_rows) == (COUNT, 500, theirs.partition_rows)
+        assert sealed(client, ours, tmp_path) == sealed(client, theirs, tmp_path)
+    client.update_store("by-spark", compression="zstd-dict")
+    assert spark.push(frame, settings.controller_url, "by-spark", push_id="again").rows == COUNT
+    assert spark.push(frame, settings, "by-spark", push_id="again").existing
+    with closing(ThinClient(settings.router_url, "by-spark")) as reader:
+        found = reader.batch_get(range(-500, COUNT - 499))
+        assert {key: row["n"] for key, row in found.items()} == {key: (key + 500) % 7 for key in range(-500, COUNT - 500)}
+
+
+def test_what_does_not_fit_fails_by_name(session: SparkSession, settings: Settings, client: ControllerClient) -> None:
+    client.create_store("wrong", key_schema=LONG, value_schema=record(("n", "long")), config=StoreConfig(record_bytes_max=1024))
+    rows = "SELECT explode(sequence(1, 50)) AS key, 1L AS n"
+    wrong: list[tuple[str, type[Exception], str]] = [
+        (f"{rows} UNION ALL SELECT 7, 2L", InvalidRequest, "same key, for example 7"),
+        (f"{rows} UNION ALL SELECT NULL, 2L", InvalidRequest, "'key' of the data is null"),
+        (f"{rows} UNION ALL SELECT raise_error('the source is broken'), 2L", Unavailable, "Spark's job failed"),
+    ]
+    for number, (sql, error, words) in enumerate(wrong, start=1):
+        with pytest.raises(error, match=words):
+            spark.push(session.sql(sql), settings, "wrong")
+        assert client.get_version("wrong", number).version.status is VersionStatus.ERROR
+    with pytest.raises(InvalidRequest, match="no column 'n'"):
+        spark.push(session.sql("SELECT 1L AS key, 2L AS m"), settings, "wrong")
+    assert client.get_store("wrong").largest_version == len(wrong)
+    assert not list(Path(settings.blobs_url).glob("wrong/*/*"))
+    assert spark.push(session.sql(wrong[0][0]), settings, "wrong", allow_duplicates=True).duplicates == 1
+    assert spark.push(session.sql(f"{rows} UNION ALL SELECT 99, NULL"), settings, "wrong").skipped == 1
+    with closing(ThinClient(settings.router_url, "wrong")) as reader:
+        assert reader.batch_get(range(100)) == {key: {"n": 1} for key in range(1, 51)}
+    client.create_store("large", key_schema=LONG, value_schema=record(("text", "string")), config=StoreConfig(record_bytes_max=1024))
+    with pytest.raises(Full, match="the value of key 3 has"):
+        spark.push(session.sql("SELECT 3L AS key, repeat('x', 2000) AS text"), settings, "large")
+    assert spark.push(session.sql("SELECT 1L AS key, '' AS text WHERE false"), settings, "large").rows == 0
+
+
+def test_tasks_that_die_are_done_again(
+    session: SparkSession, settings: Settings, client: ControllerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_store("retried", key_schema=LONG, value_schema=record(("n", "long")), config=StoreConfig(partition_count=2))
+
+    def dying_once(folder: str, policy: Any) -> Callable[..., Any]:
+        def write(batches: Iterator[Any]) -> Iterator[Any]:
+            from pyspark import TaskContext
+
+            context = TaskContext.get()
+            assert context is not None
+            for result in Writing(folder, policy)(batches):
+                if context.attemptNumber() == 0:
+                    os._exit(1)  # Its file is written, and nobody heard of it.
+                yield result
+
+        return write
+
+    monkeypatch.setattr(spark, "Writing", dying_once)
+    frame: DataFrame = session.sql("SELECT explode(sequence(1, 500)) AS key, 1L AS n")
+    result = spark.push(frame, settings, "retried")
+    assert (result.rows, result.duplicates) == (500, 0)
+    assert sorted(path.name for path in folder_of(settings, result).iterdir()) == [
+        "000000.values.sst",
+        "000001.values.sst",
+        "manifest.json",
+    ]
+    with closing(ThinClient(settings.router_url, "retried")) as reader:
+        assert len(reader.batch_get(range(1, 501))) == 500
