@@ -27,6 +27,7 @@ from venice import (
     cli_push,
     cli_stores,
     cli_top,
+    cli_versions,
     cli_writes,
 )
 from venice.cli_output import WIDE, report_bug, report_error
@@ -61,7 +62,7 @@ app.command()(cli_push.repush)
 app.command()(cli_data.get)
 app.command()(cli_writes.put)
 app.command()(cli_writes.delete)
-app.add_typer(cli_stores.versions, name="version")
+app.add_typer(cli_versions.versions, name="version")
 app.add_typer(cli_nodes.nodes, name="node")
 app.command()(cli_data.sql)
 app.command()(cli_data.export)

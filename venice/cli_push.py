@@ -32,6 +32,12 @@ def push(
         bool, typer.Option("--allow-duplicates", help="Of rows with one key and different values keep the last read.")
     ] = False,
     deferred_swap: Annotated[bool, typer.Option("--deferred-swap", help="Load it, and serve it at 'venice version roll-forward'.")] = False,
+    target_nodes: Annotated[
+        str | None, typer.Option("--target-nodes", metavar="NODE,…", help="Load it on these nodes, or on a share such as 25%, first.")
+    ] = None,
+    target_wait: Annotated[
+        int | None, typer.Option("--target-wait", min=0, metavar="SECONDS", help="After so long it goes to the others by itself.")
+    ] = None,
     memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for DuckDB, such as 1GB.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
     as_json: AsJson = False,
@@ -52,6 +58,8 @@ def push(
             push_id=push_id,
             allow_duplicates=allow_duplicates,
             deferred_swap=deferred_swap,
+            target_nodes=target_nodes.split(",") if target_nodes else (),
+            target_wait_s=target_wait,
             dry_run=dry_run,
             memory_limit=memory_limit,
             threads=threads,
@@ -60,7 +68,7 @@ def push(
     if as_json:
         say_json({"event": "push_done", **asdict(result)})
     else:
-        say(_told(result, deferred_swap))
+        say(_told(result, deferred_swap or bool(target_nodes), target_wait))
 
 
 def repush(
@@ -95,7 +103,7 @@ def repush(
         say(_told(result, deferred_swap))
 
 
-def _told(result: PushResult, deferred_swap: bool) -> str:
+def _told(result: PushResult, deferred_swap: bool, wait_s: int | None = None) -> str:
     left_out = [
         f"{count:,} {what}"
         for count, what in ((result.duplicates, "duplicates dropped"), (result.skipped, "rows without a value left out"))
@@ -107,6 +115,8 @@ def _told(result: PushResult, deferred_swap: bool) -> str:
         return f"{result.store}: {rows} would be pushed; no version was made"
     if result.existing:
         return f"{result.store} version {result.version}: push {result.push_id} was complete already ({rows})"
+    if wait_s is not None:
+        return f"{result.store} version {result.version} is loaded on its first nodes ({rows}); it goes to the others in {wait_s} s"
     if deferred_swap:
         return f"{result.store} version {result.version} is loaded ({rows}); 'venice version roll-forward {result.store}' serves it"
     return f"{result.store} serves version {result.version}: {rows}"

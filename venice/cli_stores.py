@@ -9,11 +9,8 @@ import typer
 
 from venice.cli_output import (
     AsJson,
-    compression_text,
     controller_of,
-    faults_text,
     group,
-    lag_text,
     model_json,
     moment,
     say,
@@ -39,16 +36,15 @@ from venice.cli_store_settings import (
     given,
 )
 from venice.cli_store_settings import hybrid as hybrid_config
+from venice.cli_versions import print_versions
 from venice.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from venice.control.answers import VersionInfo
     from venice.control.remote import ControllerClient
     from venice.model import HybridConfig, Store
 
 stores = group("Create, list, describe, change and delete stores.")
 schemas = group("Register and show the schemas of a store.")
-versions = group("List versions, roll back and forward, kill a push.")
 
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name of the store.")]
 SCHEMA_HELP: Final = "an .avsc file, a primitive such as 'string' or 'long', or the JSON itself"
@@ -146,7 +142,7 @@ def describe(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> N
     superset = f"; {found.superset_schema_id} is the superset of all" if found.superset_schema_id else ""
     ids = ", ".join(str(schema.id) for schema in found.value_schemas)
     say(f"value schemas: {ids}{superset} ('venice schema show {store}' prints one)")
-    _print_versions(controller.list_versions(store))
+    print_versions(controller.list_versions(store))
 
 
 @stores.command("update")
@@ -264,51 +260,6 @@ def show_schema(
     say(json.dumps(json.loads(text), indent=None if as_json else 2, ensure_ascii=False))
 
 
-@versions.command("list")
-def list_versions(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
-    """List the versions of a store, with their state and how ready they are."""
-    found = controller_of(ctx).list_versions(store)
-    if as_json:
-        say_json(model_json(found))
-    else:
-        _print_versions(found)
-
-
-@versions.command("rollback")
-def rollback(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
-    """Serve the newest backup version again."""
-    _swapped(controller_of(ctx).rollback(store), as_json)
-
-
-@versions.command("roll-forward")
-def roll_forward(ctx: typer.Context, store: StoreName, as_json: AsJson = False) -> None:
-    """Serve the newest complete version above the current one: a deferred one, or one that was rolled back."""
-    _swapped(controller_of(ctx).roll_forward(store), as_json)
-
-
-@versions.command("kill")
-def kill(
-    ctx: typer.Context,
-    store: StoreName,
-    version: Annotated[int, typer.Argument(help="Number of a version that does not serve.")],
-    reason: Annotated[str, typer.Option(help="Why; shown in the version's state.")] = "killed by hand",
-    as_json: AsJson = False,
-) -> None:
-    """Give up a version that is being pushed or waits for its swap."""
-    killed = controller_of(ctx).kill(store, version, reason)
-    if as_json:
-        say_json(model_json(killed))
-    else:
-        say(f"version {version} of {store}: {killed.status.lower()}")
-
-
-def _swapped(store: Store, as_json: bool) -> None:
-    if as_json:
-        say_json(model_json(store))
-    else:
-        say(f"store {store.name} serves version {store.current}")
-
-
 def _warn_of_few_nodes(controller: ControllerClient, store: Store) -> None:
     """On stderr: it is no error, but whoever counts on the copies should know that they are not there yet."""
     live = sum(any(worker.live for worker in info.workers) and not info.node.draining for info in controller.nodes())
@@ -333,33 +284,3 @@ def _store_row(store: Store) -> tuple[object, ...]:
     current = store.version(store.current)
     rows, stored = (f"{current.row_count:,}", size(current.byte_count)) if current else ("-", "-")
     return store.name, store.current or "-", len(store.versions), rows, stored, store.owner or "-"
-
-
-def _print_versions(found: tuple[VersionInfo, ...]) -> None:
-    if not found:
-        say("no versions yet")
-        return
-    rows = [
-        (
-            info.version.number,
-            info.status.lower(),
-            info.role.value,
-            f"{info.version.row_count:,}",
-            size(info.version.byte_count),
-            compression_text(info.version.compression, info.version.value_bytes, info.version.compressed_bytes),
-            f"{info.ready_partitions}/{info.version.partition_count}",
-            f"{info.ready_replicas}/{info.version.partition_count * info.version.replication_factor}",
-            lag_text(info.lag_records, info.lag_s) if info.version.hybrid is not None else "-",
-            faults_text(info.faults),
-            moment(info.version.created_ms),
-            info.version.push_id,
-            info.version.reason,
-        )
-        for info in found
-    ]
-    say(
-        table(
-            ("version", "status", "role", "rows", "size", "compression", "ready", "replicas", "lag", "faulty", "created", "push", "reason"),
-            rows,
-        )
-    )

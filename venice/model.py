@@ -131,6 +131,16 @@ class HybridConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A version goes to some nodes first; it can be read there by its number, and goes to the others before it serves."""
+
+    nodes: tuple[str, ...]
+    """Their names; in a request also a share of all, such as `25%`. Empty once it goes to the others."""
+    after_s: int | None = None
+    """So long after it is ready on them it goes to the others; None: when it is rolled forward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """One immutable push of a store. Everything but status, snapshot, counts and times is fixed at creation."""
 
@@ -147,6 +157,7 @@ class Version:
     compression: Compression = Compression.NONE
     chunking: bool = False
     deferred_swap: bool = False
+    rollout: Rollout | None = None
     start_offsets: tuple[StartOffset, ...] = ()
     """From where on real-time writes are merged into it."""
     held_offsets: tuple[StartOffset, ...] = ()

@@ -15,7 +15,7 @@ from venice.rules import lifecycle
 from venice.rules.lifecycle import TRANSITIONS, Event, Role
 
 S = VersionStatus
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "control.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "versions.md"
 
 
 def version(number: int, status: VersionStatus = S.STARTED, *, deferred: bool = False) -> Version:

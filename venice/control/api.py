@@ -19,7 +19,7 @@ from venice.control.controller import Controller
 from venice.control.encoding import to_json
 from venice.control.registry_api import registry_routes
 from venice.errors import InvalidRequest, NotFound, VeniceError
-from venice.model import BackupStrategy, Compression, HybridConfig, Store, StoreConfig, ValueSchema
+from venice.model import BackupStrategy, Compression, HybridConfig, Rollout, Store, StoreConfig, ValueSchema
 from venice.wire import error_json, status_of
 
 PREFIX = "/api/v1"
@@ -90,11 +90,19 @@ class AddSchema(Body):
     schema_: str = Field(alias="schema")
 
 
+class RolloutBody(Body):
+    """Nodes that a version goes to first."""
+
+    nodes: tuple[str, ...] = Field(description="Their names, or a share such as 25%.")
+    after_s: int | None = Field(None, ge=0, description="Seconds until it goes to the others by itself; null: when it is rolled forward.")
+
+
 class CreateVersion(Body):
     """The beginning of a push."""
 
     push_id: str = Field(description="Names the push: the same id finds the same version again.")
     deferred_swap: bool = Field(False, description="Stop at PUSHED; an operator rolls forward.")
+    rollout: RolloutBody | None = Field(None, description="Nodes that get it first.")
     config: ConfigBody = Field(ConfigBody(), description="What the store's configuration becomes, if the push begins.")
 
 
@@ -175,7 +183,10 @@ def _add_stores(app: FastAPI, controller: Controller) -> None:
 def _add_versions(app: FastAPI, controller: Controller) -> None:
     @app.post(f"{PREFIX}/stores/{{store}}/versions", response_model=PushGrant, tags=["versions"])
     def create_version(store: str, body: CreateVersion) -> Response:
-        grant = controller.create_version(store, push_id=body.push_id, deferred_swap=body.deferred_swap, config=body.config.given())
+        rollout = Rollout(**body.rollout.model_dump()) if body.rollout is not None else None
+        grant = controller.create_version(
+            store, push_id=body.push_id, deferred_swap=body.deferred_swap, rollout=rollout, config=body.config.given()
+        )
         return _answer(grant)
 
     @app.get(f"{PREFIX}/stores/{{store}}/versions", response_model=list[VersionInfo], tags=["versions"])

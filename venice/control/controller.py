@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from random import Random
 
 from venice.clock import Clock
-from venice.control import nodes, placing, pushes, stores, topics, upkeep
+from venice.control import nodes, placing, pushes, stores, swaps, topics, upkeep
 from venice.control.answers import Health, Keep, NodeChange, NodeInfo, PushGrant, VersionInfo
 from venice.control.balance import Balance
 from venice.control.blobs import Blobs
@@ -28,7 +28,7 @@ from venice.control.session import Session
 from venice.control.views import health, node_info, node_infos, version_info
 from venice.errors import Conflict, Unavailable, VeniceError
 from venice.log import Entry, Log
-from venice.model import HybridConfig, SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
+from venice.model import HybridConfig, Rollout, SnapshotRef, Store, StoreConfig, ValueSchema, Version, VersionStatus
 from venice.rules import lifecycle
 from venice.storage.snapshot import read_manifest
 
@@ -175,12 +175,18 @@ class Controller:
     # Versions.
 
     def create_version(
-        self, name: str, *, push_id: str, deferred_swap: bool = False, config: Mapping[str, int | str] | None = None
+        self,
+        name: str,
+        *,
+        push_id: str,
+        deferred_swap: bool = False,
+        rollout: Rollout | None = None,
+        config: Mapping[str, int | str] | None = None,
     ) -> PushGrant:
         """Begin a push, or find the one `push_id` began before; a push that begins may change its store's configuration with it.
 
         Raises:
-            NotFound: No such store.
+            NotFound: No such store, or no such node.
             Conflict: Another push is under way, or a version rolled back from bars the way.
             InvalidRequest: The push id is empty or too long, or the configuration is not allowed.
         """
@@ -195,7 +201,10 @@ class Controller:
             store = upkeep.without_dead_push(store, self._policy, self._silent_s, now_ms)
             pushes.refuse_second(store, now_ms, self._silent_s(name, store.largest_version))
             store = pushes.with_room(stores.updated(catalog, store, None, config or {}), now_ms, self._policy)
-            version = topics.new_version(self._log, store, region=region, push_id=push_id, deferred_swap=deferred_swap, now_ms=now_ms)
+            version = topics.new_version(
+                self._log, store, region=region, push_id=push_id, deferred_swap=deferred_swap,
+                rollout=swaps.planned(catalog, self._reports, name, rollout), now_ms=now_ms,
+            )  # fmt: skip
             self._heard_s[name, version.number] = self._clock.monotonic_s()
             self._write(lifecycle.started(store, version))
             return self._grant(self.catalog.stores[name], version, existing=False)
@@ -363,14 +372,7 @@ class Controller:
 
     def _swap(self, name: str, change: Callable[[Store, int], Store]) -> Store:
         with self._command() as catalog:
-            store = change(stores.find(catalog, name), self._clock.now_ms())
-            target = lifecycle.find(store, store.current)
-            if not self._reports.readable(name, target, catalog.assignments.get((name, target.number))):
-                raise Unavailable(
-                    f"version {target.number} of store {name!r} has partitions without a ready replica",
-                    hint="try again when its workers have reported; 'venice version list' shows how many are ready",
-                )
-            return self._write(pushes.after_swap(store)).stores[name]
+            return self._write(swaps.swapped(catalog, self._reports, name, change, self._clock.now_ms())).stores[name]
 
     def _end(
         self, name: str, number: int, status: VersionStatus, change: Callable[[Store, int, str, int], Store], reason: str

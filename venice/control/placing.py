@@ -44,12 +44,14 @@ def live_nodes(catalog: Catalog, reports: Reports, within_s: float = LIVE_S) -> 
 
 def placements(catalog: Catalog, reports: Reports, policy: Policy) -> list[Assignment]:
     """Assignments of sealed versions that have none yet, or in which a replica is to be made, moved or dropped."""
-    fresh = _members(live_nodes(catalog, reports))
-    lasting = _members(live_nodes(catalog, reports, policy.worker_lost_s))
+    fresh_nodes, lasting_nodes = live_nodes(catalog, reports), live_nodes(catalog, reports, policy.worker_lost_s)
+    fresh, lasting = _members(fresh_nodes), _members(lasting_nodes)
     changed: list[Assignment] = []
     for store, version in _sealed(catalog):
         before = catalog.assignments.get((store.name, version.number))
         members = fresh if before is None else lasting
+        if version.rollout is not None and version.rollout.nodes:
+            members = _members([node for node in (fresh_nodes if before is None else lasting_nodes) if node.id in version.rollout.nodes])
         if not members.nodes or (before is not None and _is_settled(version, before, members)):
             continue
         made = before or Assignment(store=store.name, version=version.number, replicas=())

@@ -13,7 +13,7 @@ from venice.clock import Clock
 from venice.control.answers import Health, Keep, NodeChange, NodeInfo, PushGrant, VersionInfo
 from venice.control.encoding import from_json
 from venice.errors import InvalidRequest, Unavailable
-from venice.model import HybridConfig, Store, StoreConfig, ValueSchema
+from venice.model import HybridConfig, Rollout, Store, StoreConfig, ValueSchema
 from venice.wire import error_of
 
 T = TypeVar("T")
@@ -93,14 +93,22 @@ class ControllerClient:
         return _many(ValueSchema, self._call("GET", f"/stores/{quote(store, safe='')}/schemas"))
 
     def create_version(
-        self, store: str, *, push_id: str, deferred_swap: bool = False, config: Mapping[str, int | str] | None = None
+        self,
+        store: str,
+        *,
+        push_id: str,
+        deferred_swap: bool = False,
+        rollout: Rollout | None = None,
+        config: Mapping[str, int | str] | None = None,
     ) -> PushGrant:
         """Begin a push, or find the one that `push_id` began. Raises Conflict while another one runs.
 
         Args:
+            rollout: Nodes that get the version first.
             config: Fields of `StoreConfig`, by name, that the store gets if the push begins.
         """
-        body = {"push_id": push_id, "deferred_swap": deferred_swap, "config": dict(config or {})}
+        first = asdict(rollout) if rollout is not None else None
+        body = {"push_id": push_id, "deferred_swap": deferred_swap, "rollout": first, "config": dict(config or {})}
         return from_json(PushGrant, self._call("POST", f"/stores/{quote(store, safe='')}/versions", body), "push")
 
     def heartbeat(self, store: str, number: int) -> VersionInfo:

@@ -123,10 +123,11 @@ def _log_changes(before: Store | None, after: Store) -> None:
     """Say what became of the versions; every change of a status passes here."""
     was = {version.number: version.status for version in before.versions} if before is not None else {}
     for version in after.versions:
-        if was.pop(version.number, None) is version.status:
+        previous = was.pop(version.number, None)
+        if previous is version.status:
             continue
         match version.status:
-            case VersionStatus.STARTED:
+            case VersionStatus.STARTED if previous is None:
                 log_event("version_created", store=after.name, version=version.number, push=version.push_id)
             case VersionStatus.ERROR:
                 log_event("version_failed", store=after.name, version=version.number, reason=version.reason)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from venice.control.encoding import to_json
 from venice.errors import Conflict
 from venice.log import Log
-from venice.model import StartOffset, Store, Version, VersionStatus
+from venice.model import Rollout, StartOffset, Store, Version, VersionStatus
 from venice.naming import real_time_topic, version_topic
 from venice.record import Kind, Record, encode
 
 
-def new_version(log: Log, store: Store, *, region: int, push_id: str, deferred_swap: bool, now_ms: int) -> Version:
+def new_version(log: Log, store: Store, *, region: int, push_id: str, deferred_swap: bool, rollout: Rollout | None, now_ms: int) -> Version:
     """The store's next version, with a version topic without records; what is fixed at a version's creation is fixed here."""
     number = store.largest_version + 1
     return Version(
@@ -24,6 +24,7 @@ def new_version(log: Log, store: Store, *, region: int, push_id: str, deferred_s
         status_ms=now_ms,
         compression=store.config.compression,
         deferred_swap=deferred_swap,
+        rollout=rollout,
         start_offsets=_start_offsets(log, store, region, now_ms),
         hybrid=store.hybrid,
         real_time_partitions=store.real_time_partitions if store.hybrid is not None else 0,

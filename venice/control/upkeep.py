@@ -13,6 +13,7 @@ from venice.control.catalog import Catalog
 from venice.control.policy import Policy
 from venice.control.pushes import after_swap, expired
 from venice.control.reports import Reports
+from venice.control.swaps import is_everywhere, rolled_out
 from venice.model import Assignment, Leadership, Node, Region, ReplicaState, Store, Version, Worker
 from venice.rules import lifecycle
 
@@ -94,6 +95,7 @@ def stores(catalog: Catalog, reports: Reports, policy: Policy, silent_s: Silence
         version = lifecycle.ongoing(after)
         if version is not None and version.snapshot is not None:
             after = _advanced(after, version, catalog, reports, policy, now_ms)
+        after = rolled_out(after, catalog, reports, now_ms)
         gone = expired(after, now_ms, policy)
         after = lifecycle.retired(after, gone) if gone else after
         if after is not store:
@@ -114,12 +116,12 @@ def without_dead_push(store: Store, policy: Policy, silent_s: Silence, now_ms: i
 
 def _advanced(store: Store, version: Version, catalog: Catalog, reports: Reports, policy: Policy, now_ms: int) -> Store:
     progress = reports.progress(store.name, version, catalog.assignments.get((store.name, version.number)))
-    if progress.complete:
+    if progress.complete and is_everywhere(catalog, reports, store.name, version):
         done = lifecycle.completed(store, version.number, now_ms)
         return after_swap(done) if done.current == version.number else done
     if progress.failure:
         return lifecycle.failed(store, version.number, progress.failure, now_ms)
-    if now_ms - version.created_ms > policy.ingest_timeout_s * 1000:
+    if now_ms - version.status_ms > policy.ingest_timeout_s * 1000:
         behind = f", {progress.lag_records} records behind" if version.hybrid is not None else ""
         reason = f"only {progress.ready_partitions} of {version.partition_count} partitions were ready in time{behind}"
         return lifecycle.failed(store, version.number, reason, now_ms)

@@ -17,7 +17,7 @@ from venice.clock import Clock, SystemClock
 from venice.control.answers import PushGrant
 from venice.control.remote import ControllerClient
 from venice.errors import InvalidRequest
-from venice.model import Store, StoreConfig
+from venice.model import Rollout, Store, StoreConfig
 from venice.push.columns import quote_text
 from venice.push.data import DATA, register
 from venice.push.interrupts import Interrupts, interrupts
@@ -41,6 +41,7 @@ class PushOptions:
     push_id: str | None = None
     allow_duplicates: bool = False
     deferred_swap: bool = False
+    rollout: Rollout | None = None
     dry_run: bool = False
     memory_limit: str | None = None
     threads: int | None = None
@@ -59,6 +60,8 @@ def push(
     push_id: str | None = None,
     allow_duplicates: bool = False,
     deferred_swap: bool = False,
+    target_nodes: Sequence[str] = (),
+    target_wait_s: int | None = None,
     dry_run: bool = False,
     memory_limit: str | None = None,
     threads: int | None = None,
@@ -80,6 +83,8 @@ def push(
             broken off it begins anew, as the same version.
         allow_duplicates: Of rows with equal keys and different values keep the one read last, instead of failing.
         deferred_swap: Stop when the version is loaded everywhere; rolling forward serves it.
+        target_nodes: Names of nodes, or a share such as "25%", that get the version first; the push ends when it can be read there.
+        target_wait_s: So long after that it goes to the others and serves; None: when it is rolled forward.
         dry_run: Do everything up to the sealed files, in a temporary folder that is then removed; make no version.
         memory_limit: For DuckDB, such as "1GB"; default: its own, 80 % of the machine.
         threads: Cores to use; default: those this process may run on.
@@ -95,11 +100,17 @@ def push(
         Unavailable: No controller answers, or no workers load the version in time.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the version is killed and its files are removed.
     """
+    if target_wait_s is not None and (deferred_swap or not target_nodes):
+        raise InvalidRequest(
+            "there is nothing to wait for: the swap is deferred, or all nodes get the version at once",
+            hint="name the nodes that get it first, and do not defer the swap",
+        )
     if sum(given is not None for given in (inputs, sql, data)) != 1:
         raise InvalidRequest("a push needs input files, or a query, or data: one of them", hint="give --input PATH or --sql QUERY")
     clock = clock if clock is not None else SystemClock()
     options = PushOptions(
         key=key, value=value, push_id=push_id, allow_duplicates=allow_duplicates, deferred_swap=deferred_swap,
+        rollout=Rollout(nodes=tuple(target_nodes), after_s=target_wait_s) if target_nodes else None,
         dry_run=dry_run, memory_limit=memory_limit, threads=threads, wait_s=wait_s,
     )  # fmt: skip
     url = where if isinstance(where, str) else where.controller_url
@@ -123,7 +134,7 @@ class _Push:
         self._reporter = reporter
         self._threads = options.threads or cores()
         self._session = Session(
-            client, store, push_id=options.push_id, deferred_swap=options.deferred_swap, wait_s=options.wait_s,
+            client, store, push_id=options.push_id, deferred_swap=options.deferred_swap, rollout=options.rollout, wait_s=options.wait_s,
             clock=clock, reporter=reporter, stop=signals,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from venice.clock import Clock
 from venice.control.answers import PushGrant, VersionInfo
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, Unavailable, VeniceError
-from venice.model import Compression, Store, Version, VersionStatus
+from venice.model import Compression, Rollout, Store, Version, VersionStatus
 from venice.push.heartbeat import Heartbeat
 from venice.push.progress import Phase, Reporter
 from venice.push.snapshot import Built
@@ -76,6 +76,7 @@ class Session:
 
     Args:
         push_id: Names the push; None: a new name.
+        rollout: Nodes that get the version first; the push ends when it is ready on them.
         wait_s: How long to wait for workers.
     """
 
@@ -86,6 +87,7 @@ class Session:
         *,
         push_id: str | None,
         deferred_swap: bool,
+        rollout: Rollout | None = None,
         wait_s: float,
         clock: Clock,
         reporter: Reporter,
@@ -95,6 +97,7 @@ class Session:
         self._store = store
         self.push_id = push_id or f"push-{clock.now_ms()}-{os.getpid()}"
         self._deferred_swap = deferred_swap
+        self._rollout = rollout
         self._wait_s = wait_s
         self._clock = clock
         self._reporter = reporter
@@ -115,7 +118,9 @@ class Session:
             config: Fields of `StoreConfig`, by name, that the store gets if the push begins.
         """
         self._stop.check()
-        grant = self._client.create_version(self._store, push_id=self.push_id, deferred_swap=self._deferred_swap, config=config)
+        grant = self._client.create_version(
+            self._store, push_id=self.push_id, deferred_swap=self._deferred_swap, rollout=self._rollout, config=config
+        )
         if grant.sealed:
             version = self._wait(grant)
             self._reporter.end()

@@ -124,6 +124,10 @@ def build(
     check_counts(taken, written)
     reporter.begin(Phase.SEAL)
     shutil.rmtree(scratch, ignore_errors=True)
+    return _sealed(target, taken, written, dictionary, clock)
+
+
+def _sealed(target: Target, taken: Taken, written: Sequence[Written], dictionary: bytes, clock: Clock) -> Built:
     manifest = Manifest(
         store=target.store,
         version=target.version,

@@ -2,6 +2,7 @@
 
     STARTED ──► ONLINE                 every partition is ready: swapped in
     STARTED ──► PUSHED ──► ONLINE      the swap was deferred: an operator rolls forward
+    STARTED ──► PUSHED ──► STARTED     it is ready on its first nodes: it goes to the others
     ONLINE  ──► ROLLED_BACK ──► ONLINE an operator rolls back, and forward again
 
 `Store.current` names the version that serves. Above it a version is *future*, below it an ONLINE one is *backup*.
@@ -14,7 +15,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from venice.errors import Conflict, NotFound
-from venice.model import NO_VERSION, Store, Version, VersionStatus
+from venice.model import NO_VERSION, Rollout, Store, Version, VersionStatus
 
 
 class Event(StrEnum):
@@ -27,6 +28,7 @@ class Event(StrEnum):
     KILL = "kill"
     ROLL_BACK = "roll back"
     ROLL_FORWARD = "roll forward"
+    ROLL_OUT = "roll out"
     RETIRE = "retire"
 
 
@@ -51,6 +53,7 @@ TRANSITIONS: dict[tuple[VersionStatus, Event], VersionStatus | None] = {
     (_S.STARTED, _E.KILL): _S.KILLED,
     (_S.STARTED, _E.RETIRE): None,
     (_S.PUSHED, _E.ROLL_FORWARD): _S.ONLINE,
+    (_S.PUSHED, _E.ROLL_OUT): _S.STARTED,
     (_S.PUSHED, _E.FAIL): _S.ERROR,
     (_S.PUSHED, _E.KILL): _S.KILLED,
     (_S.PUSHED, _E.RETIRE): None,
@@ -110,9 +113,9 @@ def started(store: Store, version: Version) -> Store:
 
 
 def completed(store: Store, number: int, now_ms: int) -> Store:
-    """Every partition of a STARTED version is ready: it serves from now on, unless its swap is deferred."""
+    """Every partition of a STARTED version is ready: it serves from now on, unless its swap is deferred or it has more nodes to go to."""
     version = find(store, number)
-    if version.deferred_swap:
+    if version.deferred_swap or is_first(version):
         return _moved(store, version, Event.COMPLETE_DEFERRED, now_ms)
     return replace(_moved(store, version, Event.COMPLETE, now_ms), current=number, swapped_ms=now_ms)
 
@@ -145,6 +148,8 @@ def rolled_back(store: Store, now_ms: int) -> Store:
 def rolled_forward(store: Store, now_ms: int) -> Store:
     """Serve the newest complete version above the current one: one whose swap was deferred, or one rolled back from.
 
+    One that is on its first nodes only is on its way from now on; it serves when it is on the others as well.
+
     Raises:
         Conflict: There is none.
     """
@@ -155,7 +160,15 @@ def rolled_forward(store: Store, now_ms: int) -> Store:
             hint="push with a deferred swap, or roll back first; 'venice version list' shows what is there",
         )
     newest = waiting[-1]
+    if is_first(newest):
+        moved = _moved(store, newest, Event.ROLL_OUT, now_ms)
+        return with_version(moved, replace(find(moved, newest.number), deferred_swap=False, rollout=Rollout(nodes=())))
     return replace(_moved(store, newest, Event.ROLL_FORWARD, now_ms), current=newest.number, swapped_ms=now_ms)
+
+
+def is_first(version: Version) -> bool:
+    """Whether the version is, so far, meant for some nodes only."""
+    return version.rollout is not None and bool(version.rollout.nodes)
 
 
 def retired(store: Store, numbers: frozenset[int]) -> Store:
@@ -187,7 +200,7 @@ def _moved(store: Store, version: Version, event: Event, now_ms: int, reason: st
 
 
 def mermaid() -> str:
-    """The table as a Mermaid state diagram, as it stands in `docs/control.md`."""
+    """The table as a Mermaid state diagram, as it stands in `docs/versions.md`."""
     lines = ["stateDiagram-v2"]
     for (status, event), target in TRANSITIONS.items():
         source = "[*]" if status is _S.NOT_CREATED else status.name
