@@ -64,6 +64,7 @@ class Leader:
         start: (region, real-time partition) → offset from which the version reads; used where the fold has no vector yet.
         is_registered: Whether the store has a value schema of an id; asked once for each that it has.
         packing: Of the version, if its values are compressed; those of the real-time topic are not.
+        value_bytes_max: Largest value that the store takes now; asked once for each call of `merge`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Leader:
         start: Mapping[tuple[int, int], int],
         is_registered: Callable[[int], bool] = lambda schema_id: True,
         packing: Packing | None = None,
+        value_bytes_max: Callable[[], int] = lambda: PAYLOAD_BYTES_MAX,
     ) -> None:
         assert session > 0, "0 stands for no session"
         self._fold = fold
@@ -86,6 +88,8 @@ class Leader:
         self._start = dict(start)
         self._is_registered = is_registered
         self._packing = packing
+        self._ask_limit = value_bytes_max
+        self._value_bytes_max = PAYLOAD_BYTES_MAX
         self._schemas: set[int] = set()
         self._sequence = 0
         self._vector: dict[tuple[int, int], int] = {}
@@ -154,6 +158,7 @@ class Leader:
         """
         assert self.standing is Standing.LEADING, "only a leader merges"
         self._forget_folded()
+        self._value_bytes_max = self._ask_limit()
         out: list[bytes] = []
         source = NO_REGION, -1
         next_offset = 0
@@ -208,6 +213,10 @@ class Leader:
         if kind is _PUT:
             if schema_id not in self._schemas and not self._has_schema(schema_id):
                 self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {schema_id}", region, entry)
+                return
+            if len(value) > self._value_bytes_max:
+                reason = f"the value of key {key.hex()} has {len(value)} bytes, and values of this store may have {self._value_bytes_max}"
+                self._set_aside(Fault.OVERSIZED, reason, region, entry)
                 return
             incoming, metadata = _new(Write, (stamp, region, schema_id, value)), b""
         else:

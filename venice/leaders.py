@@ -19,7 +19,7 @@ from venice.faults import FaultLedger
 from venice.lag import Ends, Lag, LagMeter
 from venice.leader import Leader, Standing
 from venice.leading import LAG_S, PROGRESS_S, Leading, Led
-from venice.log import Appending, Batch, Entry, Log, Reader, by_partition
+from venice.log import PAYLOAD_BYTES_MAX, Appending, Batch, Entry, Log, Reader, by_partition
 from venice.model import Fault
 from venice.naming import real_time_topic, version_topic
 from venice.replicas import ReplicaSet
@@ -63,6 +63,7 @@ class LeaderSet:
         sessions: Makes a new session number at each call: positive, below 2⁶⁴, never repeated.
         faults: Where records that cannot be merged are counted.
         is_registered: Whether a store has a value schema of an id, as the newest catalog says; may raise Unavailable.
+        value_bytes_max: Largest value that a store takes now.
         heartbeat_s: Between the heartbeats of a partition to which nothing is written.
     """
 
@@ -75,6 +76,7 @@ class LeaderSet:
         sessions: Callable[[], int],
         faults: FaultLedger | None = None,
         is_registered: Callable[[str, int], bool] = lambda store, schema_id: True,
+        value_bytes_max: Callable[[str], int] = lambda store: PAYLOAD_BYTES_MAX,
         heartbeat_s: float = 30.0,
     ) -> None:
         self._replicas = replicas
@@ -83,6 +85,7 @@ class LeaderSet:
         self._new_session = sessions
         self._faults = faults or FaultLedger(clock)
         self._is_registered = is_registered
+        self._value_bytes_max = value_bytes_max
         self._heartbeat_s = heartbeat_s
         self._dead_letters = DeadLetters(log)
         self._wanted: Mapping[str, Led] = {}
@@ -250,6 +253,7 @@ class LeaderSet:
             },
             is_registered=partial(self._is_registered, led.store),
             packing=packing,
+            value_bytes_max=partial(self._value_bytes_max, led.store),
         )
         try:
             self._log.append(version_topic(led.store, version.number), led.partition, [leader.declaration(self._clock.now_ms())])

@@ -62,7 +62,7 @@ class Fault(StrEnum):
     UNREGISTERED = "unregistered"
     """Its value has a schema that the store does not have."""
     OVERSIZED = "oversized"
-    """What would be made of it is larger than a log takes."""
+    """It is larger than the store takes, or what would be made of it is larger than a log takes."""
     UNSUPPORTED = "unsupported"
     """It asks for something that this release does not do."""
 

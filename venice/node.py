@@ -43,7 +43,7 @@ from venice.serve.http import HttpServer
 from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
 from venice.telemetry import CATALOG_SEQUENCE, REPLICAS, STORES, WORKERS, Metrics, log_event
-from venice.watch import Registered, Watch, schemas_of
+from venice.watch import Registered, ValueLimit, Watch, schemas_of
 
 if TYPE_CHECKING:
     from fastapi.responses import PlainTextResponse
@@ -119,6 +119,7 @@ class WorkerRuntime:
             sessions=lambda: secrets.randbelow(2**63 - 1) + 1,
             faults=faults,
             is_registered=Registered(self._tail, self._log),
+            value_bytes_max=ValueLimit(self._tail),
             heartbeat_s=settings.heartbeat_s,
         )
         self._watch = Watch(self._log, self._replicas, self._leaders, faults, self._clock)

@@ -14,7 +14,7 @@ from venice.control.catalog import CatalogTail
 from venice.errors import VeniceError
 from venice.faults import FaultLedger
 from venice.leaders import LeaderSet
-from venice.log import Log
+from venice.log import PAYLOAD_BYTES_MAX, Log
 from venice.lookout import LOOK_S, Sample, labels, measure
 from venice.model import ReplicaReport, Store
 from venice.naming import CATALOG_TOPIC, parse_replica_name, replica_name
@@ -104,6 +104,17 @@ class Registered:
             return True
         catalog = self._tail.wait_for(self._log.end_offset(CATALOG_TOPIC, 0), CATALOG_S)
         return schema_id in schemas_of(catalog.stores.get(store))
+
+
+class ValueLimit:
+    """The largest value that a store takes, as the newest catalog here says."""
+
+    def __init__(self, tail: CatalogTail) -> None:
+        self._tail = tail
+
+    def __call__(self, store: str) -> int:
+        found = self._tail.catalog.stores.get(store)
+        return found.config.record_bytes_max if found is not None else PAYLOAD_BYTES_MAX
 
 
 def schemas_of(store: Store | None) -> frozenset[int]:

@@ -41,7 +41,9 @@ class Worker:
             sessions=lambda: next(_SESSIONS),
             faults=self.faults,
             is_registered=self._is_registered,
+            value_bytes_max=lambda store: self.value_bytes_max,
         )
+        self.value_bytes_max = PAYLOAD_BYTES_MAX
         self._registered = registered
 
     def _is_registered(self, store: str, schema_id: int) -> bool:
@@ -340,6 +342,25 @@ def test_a_write_that_the_version_topic_could_not_take_is_set_aside(bench: Bench
     assert (letter.fault, len(letter.payload)) == (Fault.OVERSIZED, PAYLOAD_BYTES_MAX)
     assert bench.log.end_offset(dead_letter_topic("s"), 0) == 2, "with a letter around it, it is larger than a log takes"
     assert worker.get(1, KEYS[0]) == b"row"
+
+
+def test_a_value_larger_than_the_store_takes_now_is_set_aside(bench: Bench) -> None:
+    """The producer checked it against the limit it knew; the leader has the newest."""
+    worker = Worker(bench)
+    version = hybrid(bench, 1, {KEYS[0]: b"row"})
+    bench.want(version)
+    worker.lead(version, term=1)
+    worker.value_bytes_max = 5
+    write(bench, KEYS[0], b"123456", 100)
+    write(bench, KEYS[1], b"12345", 100)
+    until(lambda: len(bench.replicas.open.get(("s", 1), {})) == PARTITIONS and worker.get(1, KEYS[1]) == b"12345", worker)
+    until(lambda: dead_letter_topic("s") in bench.log.topics(), worker)
+    (letter,) = letters(bench)
+    assert (letter.fault, worker.get(1, KEYS[0])) == (Fault.OVERSIZED, b"row")
+    assert letter.reason == f"the value of key {KEYS[0].hex()} has 6 bytes, and values of this store may have 5"
+    worker.value_bytes_max = 6
+    write(bench, KEYS[0], b"123456", 200)
+    until(lambda: worker.get(1, KEYS[0]) == b"123456", worker)
 
 
 def test_a_version_whose_status_changes_is_led_by_the_same_session(bench: Bench) -> None:
