@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from waiting import eventually
 
+from venice.client.changes import Change, ChangeFeed, ChangeReader
 from venice.client.davinci import DaVinciClient
 from venice.client.fast import AsyncFastClient, FastClient
 from venice.client.producer import Producer
@@ -23,9 +25,11 @@ from venice.client.thin import AsyncThinClient, ThinClient
 from venice.clock import SystemClock
 from venice.config import Settings, environment, load
 from venice.control.remote import ControllerClient
+from venice.errors import NotFound
 from venice.model import Compression, HybridConfig, StoreConfig
 from venice.push.batch import push
 from venice.sql import export, query
+from venice.storage import packed
 
 VALUE = json.dumps({"type": "record", "name": "Row", "fields": [{"name": "n", "type": "long"}, {"name": "text", "type": "string"}]})
 SHARED = "the same text in all rows, " * 5 + "number "
@@ -153,9 +157,43 @@ def test_writes_to_a_compressed_hybrid_version(settings: Settings, tmp_path: Pat
         with DaVinciClient(settings, store, folder=tmp_path / "davinci") as davinci:
             eventually(lambda: davinci.batch_get([*range(300), 1500]) == wanted, timeout_s=30)
         assert query(settings, f'SELECT count(*) AS c FROM "{store}" WHERE n >= 1000 AND key < 298').to_pylist() == [{"c": 298}]
-        push(settings, store, sql=ROWS.format(plus=7))
-        wanted[1500] = row(1500, 7)
-        eventually(lambda: thin.batch_get([*range(300), 1500]) == wanted, timeout_s=30)
+        with closing(ChangeFeed(settings.log_url, store, SystemClock())) as feed, ExitStack() as stack:
+            readers = [stack.enter_context(closing(ChangeReader(feed, part, None, "beginning"))) for part in range(feed.parts)]
+            changed = {key: value for key, value in wanted.items() if key < 300} | {298: None}
+            assert changes(readers, 1, 302) == changed
+            push(settings, store, sql=ROWS.format(plus=7))
+            wanted[1500] = row(1500, 7)
+            eventually(lambda: thin.batch_get([*range(300), 1500]) == wanted, timeout_s=30)
+            if compression is Compression.ZSTD_DICT:
+                lose_dictionary_for_a_while(settings, store, readers)
+            assert changes(readers, 2, 302) == changed
+
+
+def changes(readers: list[ChangeReader], version: int, count: int) -> dict[int, Any]:
+    """The values after so many changes of a version at least, by key."""
+    found: list[Change] = []
+
+    def enough() -> bool:
+        found.extend(change for reader in readers for change in reader.read() if change.version == version)
+        return len(found) >= count and {298, 299} <= {change.key for change in found}
+
+    eventually(enough, lambda: len(found), timeout_s=30)
+    return {change.key: change.value for change in found}
+
+
+def lose_dictionary_for_a_while(settings: Settings, store: str, readers: list[ChangeReader]) -> None:
+    """A reader that cannot open the next version's dictionary says so, and takes nothing from the log that it would lose."""
+    version = ControllerClient(settings.controller_url, SystemClock()).list_versions(store)[-1].version
+    assert version.snapshot is not None
+    manifest = Path(version.snapshot.uri) / "manifest.json"
+    hidden = manifest.rename(manifest.with_name("hidden.json"))
+    packed._kept.clear()
+    try:
+        for reader in readers:
+            with pytest.raises(NotFound):
+                eventually(lambda reader=reader: reader.read() is None, timeout_s=30)  # until it comes to that version
+    finally:
+        hidden.rename(manifest)
 
 
 def test_the_command_line_says_compression_and_ratio(settings: Settings) -> None:

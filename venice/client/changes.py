@@ -13,6 +13,7 @@ from typing import Any
 from venice import record as log_record
 from venice.client.restoring import Restored, covering
 from venice.clock import Clock
+from venice.compression import Packing
 from venice.control.catalog import CatalogTail
 from venice.errors import Conflict, Corrupt, InvalidRequest, NotFound, Unavailable
 from venice.ingest import FoldCounts, accept
@@ -24,7 +25,7 @@ from venice.naming import version_topic
 from venice.record import Kind, Record
 from venice.schema.codec import Decode, key_codec, reader
 from venice.storage import Position
-from venice.storage.packed import unpacked
+from venice.storage.packed import packing_of
 
 Start = str | int
 """`"beginning"`, `"tail"`, or milliseconds since the epoch: what the log accepted from then on."""
@@ -112,13 +113,14 @@ class ChangeFeed:
         """The checkpoints of a partition, newest first."""
         return self._tail.catalog.kept(self._name, version, partition)
 
-    def change(self, record: Record, version: Version, entry: Entry) -> Change:
+    def change(self, record: Record, version: Version, entry: Entry, packing: Packing | None) -> Change:
         """The change that an accepted PUT or DELETE of a version's topic is. Raises Corrupt, naming topic and offset."""
         value = None
         try:
             key = self._decode_key(record.key)
             if record.kind is Kind.PUT:
-                value = self._value_reader(record.schema_id)(unpacked(record.value, version), 0)
+                data = record.value if packing is None else packing.decompress(record.value)
+                value = self._value_reader(record.schema_id)(data, 0)
         except Corrupt as error:
             raise Corrupt(f"{entry.topic}[{entry.partition}] offset {entry.offset}: {error.message}", hint=error.hint) from error
         return Change(key, value, record.timestamp_ms, version.number, entry.partition, entry.offset)
@@ -164,6 +166,7 @@ class ChangeReader:
         self._start = start
         self._reader = feed.log.reader()
         self._version: Version | None = None
+        self._packing: Packing | None = None  # known before any values are taken from the log, which gives them once
         self._topic = ""
         self._cursors: dict[int, PartitionCursor] = {}
         self._overtaken: dict[int, float] = {}
@@ -247,7 +250,7 @@ class ChangeReader:
                 continue
             positions[partition] = after
             if record.kind in (Kind.PUT, Kind.DELETE) and entry.offset >= self._cursors[partition].emit_from:
-                changes.append(self._feed.change(record, version, entry))
+                changes.append(self._feed.change(record, version, entry, self._packing))
         for partition, offset in last.items():
             position = replace(positions[partition], next_offset=offset + 1)
             self._cursors[partition] = replace(self._cursors[partition], position=position)
@@ -260,6 +263,7 @@ class ChangeReader:
         version = store.version(cursor.version)
         if version is None or version.topic_id != cursor.topic_id:
             return False
+        self._packing = packing_of(version)
         self._version, self._topic = version, version_topic(store.name, version.number)
         try:
             for one in cursor.partitions:
@@ -269,7 +273,8 @@ class ChangeReader:
         return True
 
     def _begin(self, store: Store, version: Version, start: Start) -> None:
-        """Read a version's topic from its first record on, but deliver only what `start` asks for."""
+        """Read a version's topic from its first record on, but deliver only what `start` asks for. Raises as `packing_of`."""
+        self._packing = packing_of(version)
         for partition in self._cursors:
             self._reader.unassign(self._topic, partition)
         self._drop_restored()
@@ -326,7 +331,7 @@ class ChangeReader:
             del self._overtaken[partition]
             self._place(PartitionCursor(partition, position, position.next_offset))
         at = Entry(self._topic, partition, position.next_offset - 1, 0, b"")
-        return [self._feed.change(record, version, at) for record in records]
+        return [self._feed.change(record, version, at, self._packing) for record in records]
 
     def _source(self, store: str, cursor: PartitionCursor) -> Restored | Position | None:
         """As `covering`; None: the catalog may name one soon."""

@@ -14,7 +14,8 @@ from venice.errors import Unavailable
 from venice.model import Compression, Version
 from venice.storage.sealed import read_manifest
 
-_KEPT_MAX: Final = 16
+_KEPT_MAX: Final = 64
+"""For who asks for each value anew; a dictionary has 64 KiB at most."""
 
 _lock = Lock()
 _kept: dict[tuple[Compression, str], tuple[bytes, Packing]] = {}
@@ -38,14 +39,19 @@ def packing_of(version: Version) -> Packing | None:
     return None if version.compression is Compression.NONE else _of(version)[1]
 
 
-def unpacked(value: bytes, version: Version) -> bytes:
-    """The Avro bytes of a value of a version. Raises Corrupt, and as `dictionary_of`."""
-    return value if version.compression is Compression.NONE else _of(version)[1].decompress(value)
-
-
 def unpacker_of(version: Version) -> Callable[[bytes], bytes] | None:
-    """What decompresses the values of a version; None if they are not compressed. It raises as `unpacked`."""
-    return None if version.compression is Compression.NONE else lambda value: _of(version)[1].decompress(value)
+    """What decompresses the values of a version; None if they are not compressed. Its first use raises as `dictionary_of`, any use
+    Corrupt; from then on it has its dictionary for itself, however many versions the process reads."""
+    if version.compression is Compression.NONE:
+        return None
+    held: list[Callable[[bytes], bytes]] = []
+
+    def unpack(value: bytes) -> bytes:
+        if not held:
+            held.append(_of(version)[1].decompress)
+        return held[0](value)
+
+    return unpack
 
 
 def _of(version: Version) -> tuple[bytes, Packing]:
