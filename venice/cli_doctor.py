@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from venice.clock import Clock
     from venice.config import Flow, Settings
     from venice.control.remote import ControllerClient
+    from venice.model import Store
 
 FREE_BYTES_MIN = 2_000_000_000
 CLOCK_BEHIND_MS_MAX = 2_000
@@ -235,5 +236,21 @@ def _cluster(controller: ControllerClient) -> Iterator[Finding]:
             else:
                 fix = f"start it, or look at its output in the logs folder of node {node.node.id}"
                 yield Finding(name=f"worker {info.worker.id}", state="wrong", found=found, fix=fix)
+    for store in controller.list_stores():
+        yield from _copies(controller, store)
     for problem in controller.health().problems:
         yield Finding(name="controller", state="wrong", found=problem, fix="look at the controller's output in the logs folder")
+
+
+def _copies(controller: ControllerClient, store: Store) -> Iterator[Finding]:
+    """Whether the version that serves has the copies it was pushed for."""
+    if not store.current:
+        return
+    info = controller.get_version(store.name, store.current)
+    wanted = info.version.partition_count * info.version.replication_factor
+    if info.ready_replicas >= wanted:
+        yield Finding(name=f"store {store.name}", state="ok", found=f"version {store.current} has all of its {wanted} replicas")
+        return
+    found = f"version {store.current} has {info.ready_replicas} of {wanted} replicas ready"
+    fix = f"wait for those being made, or start nodes: each partition is to be on {info.version.replication_factor} ('venice node list')"
+    yield Finding(name=f"store {store.name}", state="wrong", found=found, fix=fix)

@@ -62,6 +62,8 @@ def test_nodes_keep_their_identity_and_another_number_of_them_is_told(make_setti
         push(settings, "rows", sql=rows(1, 100))
         client = ControllerClient(settings.controller_url, SystemClock(), retry_s=30)
         eventually(lambda: client.get_version("rows", 1).ready_replicas == 12, lambda: client.get_version("rows", 1))
+        found = {one["name"]: one["found"] for one in json.loads(venice(settings, "doctor", "--json").stdout) if one["state"] == "wrong"}
+        assert found["store rows"] == "version 1 has 12 of 18 replicas ready"
         assert venice(settings, "store", "update", "rows", "--replication-factor", "1").stderr == ""
         push(settings, "rows", sql=rows(2, 100))
         listed = json.loads(venice(settings, "node", "list", "--json").stdout)
@@ -104,6 +106,9 @@ class World:
     def await_copies(self) -> None:
         eventually(lambda: self.ready() == [8, 12], self.ready)
 
+    def assigned(self, machine: Machine) -> int:
+        return next(info.assigned for info in self.controller.nodes() if info.node.id == machine.settings.node)
+
     def leaders(self) -> set[str]:
         return {leader.worker for leader in self.controller.get_version("counts", 1).leaders if leader is not None}
 
@@ -143,6 +148,11 @@ def test_the_death_of_a_node_costs_no_read_and_no_write(make_settings: Callable[
         back.start()
         world.await_copies()
         assert back.incarnations() == kept, "back within the delay, it goes on from what it has"
+
+        world.controller.change_node(back.settings.node, NodeChange.DRAIN)
+        eventually(lambda: world.assigned(back) == 0, lambda: world.controller.nodes())
+        assert back.worker not in world.leaders()
+        back.kill()
 
         expected = stream.settle()
         eventually(holds(thin, expected, "push 1"), lambda: world.controller.get_version("counts", 1))
