@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import typer
 
 from venice.cli_output import AsJson, say, say_json, settings_of
-from venice.errors import Unavailable
+from venice.errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
     import pyarrow
 
+    from venice.config import Settings
     from venice.sql import AsOf
+
+
+class Via(StrEnum):
+    """A client of Python."""
+
+    THIN = "thin"
+    FAST = "fast"
+    DAVINCI = "davinci"
 
 
 def get(
@@ -26,11 +37,20 @@ def get(
     version: Annotated[
         int | None, typer.Option(min=1, help="Version to read, such as one that waits; default: the one that serves.")
     ] = None,
+    via: Annotated[
+        Via | None,
+        typer.Option(help="Client to read with; davinci attaches a replica of its own first. Default: HTTP, as curl."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read one value through the router; prints null if there is none."""
-    body = _fetch(settings_of(ctx).router_url, f"/storage/{quote(store, safe='')}/{quote(key, safe='')}", version)
-    value = json.loads(body) if body is not None else None
+    """Read one value; prints null if there is none."""
+    if via is None:
+        body = _fetch(settings_of(ctx).router_url, f"/storage/{quote(store, safe='')}/{quote(key, safe='')}", version)
+        value = json.loads(body) if body is not None else None
+    elif version is not None:
+        raise InvalidRequest("clients read the version that serves", hint="leave out --via, or --version")
+    else:
+        value = _read_via(settings_of(ctx), store, key, via)
     if as_json:
         say_json(value)
     else:
@@ -78,6 +98,33 @@ def _as_of(read: AsOf) -> str:
     """What was read, for people."""
     written = f", with what was written before offsets {', '.join(map(str, read.offsets))} of its topic" if read.offsets else ""
     return f"{read.store} version {read.version}{written}"
+
+
+def _read_via(settings: Settings, store: str, text: str, via: Via) -> Any:
+    """The value of a key as JSON has it, by a client of Python."""
+    from venice.schema.codec import Codec
+    from venice.schema.json_values import to_json
+    from venice.serve.json_view import key_of_text
+    from venice.wire import decode_metadata
+
+    def key_of(schema_text: str) -> Any:
+        return key_of_text(Codec(schema_text).schema, quote(text, safe="").encode())
+
+    if via is Via.DAVINCI:
+        from venice.client.davinci import DaVinciClient
+        from venice.control.reading import read_catalog
+
+        # On the disk of the snapshots, whose files are then linked.
+        place = settings.data if settings.data.is_dir() else None
+        with tempfile.TemporaryDirectory(prefix=".get-", dir=place) as folder, DaVinciClient(settings, store, folder=folder) as davinci:
+            return to_json(davinci.get(key_of(read_catalog(settings).stores[store].key_schema)))
+    from venice.client.fast import FastClient
+    from venice.client.thin import ThinClient
+
+    body = _fetch(settings.router_url, f"/metadata/{quote(store, safe='')}", None)
+    assert body is not None, "an unknown store is an error, not a missing key"
+    with (FastClient if via is Via.FAST else ThinClient)(settings.router_url, store) as client:
+        return to_json(client.get(key_of(decode_metadata(body).key_schema)))
 
 
 def _fetch(url: str, path: str, version: int | None) -> bytes | None:

@@ -89,6 +89,11 @@ def _push(venice: Shell) -> None:
 def _read(venice: Shell) -> None:
     assert venice("get", "cities", "Oslo", "--json").json == {"country": "Norway", "inhabitants": 717711}
     assert venice("get", "cities", "Atlantis", "--json").json is None
+    for via in ("thin", "fast", "davinci"):
+        assert venice("get", "cities", "Oslo", "--via", via, "--json").json == {"country": "Norway", "inhabitants": 717711}
+    assert venice("get", "cities", "Atlantis", "--via", "fast", "--json").json is None
+    assert venice("get", "nowhere", "x", "--via", "davinci").code == EXIT_CODES["not_found"]
+    assert venice("get", "cities", "Oslo", "--via", "fast", "--version", "1").code == EXIT_CODES["invalid_request"]
     found = venice("sql", "SELECT country, sum(inhabitants)::BIGINT AS n FROM cities GROUP BY ALL ORDER BY n", "--json").json
     assert found == [{"country": "France", "n": 520775}, {"country": "Norway", "n": 1009652}]
     assert "Norway" in venice("sql", "FROM cities").out

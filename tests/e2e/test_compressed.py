@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,11 @@ def changes(readers: list[ChangeReader], version: int, count: int) -> dict[int, 
     return {change.key: change.value for change in found}
 
 
+def _reads_nothing_more(reader: ChangeReader) -> bool:
+    reader.read()
+    return False
+
+
 def lose_dictionary_for_a_while(settings: Settings, store: str, readers: list[ChangeReader]) -> None:
     """A reader that cannot open the next version's dictionary says so, and takes nothing from the log that it would lose."""
     version = ControllerClient(settings.controller_url, SystemClock()).list_versions(store)[-1].version
@@ -191,7 +197,7 @@ def lose_dictionary_for_a_while(settings: Settings, store: str, readers: list[Ch
     try:
         for reader in readers:
             with pytest.raises(NotFound):
-                eventually(lambda reader=reader: reader.read() is None, timeout_s=30)  # until it comes to that version
+                eventually(partial(_reads_nothing_more, reader), timeout_s=30)  # until it comes to that version
     finally:
         hidden.rename(manifest)
 

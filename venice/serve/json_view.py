@@ -45,7 +45,7 @@ def in_avro(request: Request, keys: Codec) -> Request:
         if b"f=b64" in query.split(b"&"):
             return request._replace(target=path + b"?f=b64", headers=headers)
         store, _, text = path.removeprefix(_STORAGE).partition(b"/")
-        key = wire.path_of_key(keys.encode(_key_of_text(keys.schema, text)))
+        key = wire.path_of_key(keys.encode(key_of_text(keys.schema, text)))
         return request._replace(target=_STORAGE + store + b"/" + key + b"?f=b64", headers=headers)
     if request.headers.get(b"content-type") != wire.JSON:
         return request._replace(headers=headers)
@@ -84,8 +84,8 @@ def in_json(request: Request, answer: Response, keys: Codec, reader_of: Callable
     return Response(answer.status, headers, wire.encode_json(facts))
 
 
-def _key_of_text(schema: Schema, text: bytes) -> Any:
-    """The key that a path shows: JSON, or plain text where the key is a string of some kind."""
+def key_of_text(schema: Schema, text: bytes) -> Any:
+    """The key that a path shows, percent-encoded: JSON, or plain text where the key is a string of some kind."""
     try:
         plain = unquote_to_bytes(text).decode("utf-8")
     except UnicodeDecodeError as error:
