@@ -8,24 +8,58 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from venice.cli_output import AsJson, compression_text, say, say_json, settings_of, size
+from venice.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from venice.push.session import PushResult
 
 
+_Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="PATH|URL",
+        help="Parquet, CSV, JSON or Avro: a file, glob or folder, also s3://…; may be repeated. Or a database: .duckdb, .sqlite, postgresql://…",
+    ),
+]
+_Table = Annotated[str | None, typer.Option("--table", metavar="TABLE", help="Table of the database that --input names.")]
+_Sql = Annotated[
+    str | None,
+    typer.Option("--sql", metavar="QUERY", help="DuckDB SQL whose rows are pushed, asked of the database if --input names one."),
+]
+_Key = Annotated[
+    str | None,
+    typer.Option("--key", "--key-field", metavar="COLUMN", help="Column of the key; default: 'key', or the only one left over."),
+]
+_Value = Annotated[
+    str | None,
+    typer.Option("--value", "--value-field", metavar="COLUMN", help="Column of the whole value; default: a column per field."),
+]
+_Renames = Annotated[
+    list[str] | None, typer.Option("--rename", metavar="FIELD=COLUMN", help="Column of a field that has another name; may be repeated.")
+]
+_Timestamp = Annotated[
+    str | None,
+    typer.Option("--timestamp", "--timestamp-field", metavar="COLUMN", help="Column of each row's own time: milliseconds, or a timestamp."),
+]
+_ValueSchema = Annotated[
+    int | None, typer.Option("--value-schema", min=1, metavar="ID", help="Value schema to write; default: the newest.")
+]
+_RegisterSchema = Annotated[bool, typer.Option("--register-schema", help="Add a field to the value schema for each column that it lacks.")]
+
+
 def push(
     ctx: typer.Context,
     store: Annotated[str, typer.Argument(help="Name of the store.")],
-    inputs: Annotated[
-        list[str] | None, typer.Option("--input", metavar="PATH", help="Parquet, CSV or JSON: a file, glob or folder; may be repeated.")
-    ] = None,
-    sql: Annotated[str | None, typer.Option("--sql", metavar="QUERY", help="DuckDB SQL whose rows are pushed.")] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="COLUMN", help="Column of the key; default: 'key', or the only one left over.")
-    ] = None,
-    value: Annotated[
-        str | None, typer.Option("--value", metavar="COLUMN", help="Column of the whole value; default: a column per field.")
-    ] = None,
+    inputs: _Inputs = None,
+    table: _Table = None,
+    sql: _Sql = None,
+    key: _Key = None,
+    value: _Value = None,
+    renames: _Renames = None,
+    timestamp: _Timestamp = None,
+    value_schema: _ValueSchema = None,
+    register_schema: _RegisterSchema = False,
     push_id: Annotated[str | None, typer.Option("--push-id", help="Names the push; one that is complete is not done again.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, check and sort everything, but make no version.")] = False,
     allow_duplicates: Annotated[
@@ -36,7 +70,8 @@ def push(
         str | None, typer.Option("--target-nodes", metavar="NODE,…", help="Load it on these nodes, or on a share such as 25%, first.")
     ] = None,
     target_wait: Annotated[
-        int | None, typer.Option("--target-wait", min=0, metavar="SECONDS", help="After so long it goes to the others by itself.")
+        int | None,
+        typer.Option("--target-wait", min=0, metavar="SECONDS", help="After so long it goes to the others by itself."),
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for DuckDB, such as 1GB.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
@@ -52,9 +87,14 @@ def push(
             settings_of(ctx),
             store,
             inputs=list(inputs) if inputs else None,
+            table=table,
             sql=sql,
             key=key,
             value=value,
+            renames=_renames(renames or []),
+            timestamp=timestamp,
+            value_schema=value_schema,
+            register_schema=register_schema,
             push_id=push_id,
             allow_duplicates=allow_duplicates,
             deferred_swap=deferred_swap,
@@ -101,6 +141,14 @@ def repush(
         say_json({"event": "push_done", **asdict(result)})
     else:
         say(_told(result, deferred_swap))
+
+
+def _renames(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    wrong = [text for text, (field, _, column) in zip(given, pairs, strict=True) if not field or not column]
+    if wrong:
+        raise InvalidRequest(f"--rename {wrong[0]} names no field and column", hint="write it as --rename FIELD=COLUMN")
+    return {field: column for field, _, column in pairs}
 
 
 def _told(result: PushResult, deferred_swap: bool, wait_s: int | None = None) -> str:

@@ -6,8 +6,8 @@ Write path: **push** → snapshot (blob folder) → attach → replica. What hap
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,18 @@ import duckdb
 from venice.clock import Clock, SystemClock
 from venice.control.answers import PushGrant
 from venice.control.remote import ControllerClient
-from venice.errors import InvalidRequest
-from venice.model import Rollout, Store, StoreConfig
+from venice.errors import InvalidRequest, NotFound
+from venice.model import Rollout, Store, StoreConfig, ValueSchema
 from venice.push.columns import quote_text
 from venice.push.data import DATA, register
 from venice.push.interrupts import Interrupts, interrupts
 from venice.push.lanes import cores
+from venice.push.new_schema import fed_elsewhere, grown_schema
 from venice.push.plan import Plan, make_plan
 from venice.push.progress import Listener, Phase, PushBegun, Reporter
 from venice.push.session import PushResult, Session
 from venice.push.snapshot import Built, Target, build
-from venice.push.sources import Format, Source, locate
+from venice.push.sources import Source, locate_any
 
 if TYPE_CHECKING:
     from venice.config import Settings
@@ -37,15 +38,33 @@ class PushOptions:
     """How a push is done; see `push`."""
 
     key: str | None = None
+    """Column of the key. Default: the fields of a record key; otherwise `key`, or the only column left over."""
     value: str | None = None
+    """Column of the whole value. Default: the fields of a record value; otherwise `value`, or the only column left."""
+    renames: Mapping[str, str] = field(default_factory=dict)
+    """Columns of fields that have another name, by field; `key.FIELD` and `value.FIELD` where key and value both have it."""
+    timestamp: str | None = None
+    """Column of each row's own time: milliseconds since 1970, or a timestamp. Null: the row has none."""
+    value_schema: int | None = None
+    """Id of the registered value schema that is written. Default: the newest."""
+    register_schema: bool = False
+    """Add a field to the value schema for each column that it lacks, and register it."""
     push_id: str | None = None
+    """Names the push. A push with the id of one that is complete returns at once; with that of one that was broken off it begins
+    anew, as the same version."""
     allow_duplicates: bool = False
+    """Of rows with equal keys and different values keep the one read last, instead of failing."""
     deferred_swap: bool = False
+    """Stop when the version is loaded everywhere; rolling forward serves it."""
     rollout: Rollout | None = None
     dry_run: bool = False
+    """Do everything up to the sealed files, in a temporary folder that is then removed; make no version, register nothing."""
     memory_limit: str | None = None
+    """For DuckDB, such as "1GB"; default: its own, 80 % of the machine."""
     threads: int | None = None
+    """Cores to use; default: those this process may run on."""
     wait_s: float = 3600.0
+    """How long to wait for the workers to load the version."""
 
 
 def push(
@@ -53,10 +72,15 @@ def push(
     store: str,
     *,
     inputs: str | Path | Sequence[str | Path] | None = None,
+    table: str | None = None,
     sql: str | None = None,
     data: object = None,
     key: str | None = None,
     value: str | None = None,
+    renames: Mapping[str, str] | None = None,
+    timestamp: str | None = None,
+    value_schema: int | None = None,
+    register_schema: bool = False,
     push_id: str | None = None,
     allow_duplicates: bool = False,
     deferred_swap: bool = False,
@@ -74,50 +98,69 @@ def push(
     Args:
         where: Settings, or the controller's URL.
         store: The store; it exists and has a value schema. The newest one is written.
-        inputs: Files, globs or folders of Parquet, CSV or JSON.
-        sql: Instead of `inputs`: a DuckDB query.
-        data: Instead of `inputs`: an Arrow table or dataset, or a data frame of pandas or polars.
-        key: Column of the key. Default: the fields of a record key; otherwise `key`, or the only column left over.
-        value: Column of the whole value. Default: the fields of a record value; otherwise `value`, or the only column left.
-        push_id: Names the push. A push with the id of one that is complete returns at once; with that of one that was
-            broken off it begins anew, as the same version.
-        allow_duplicates: Of rows with equal keys and different values keep the one read last, instead of failing.
-        deferred_swap: Stop when the version is loaded everywhere; rolling forward serves it.
+        inputs: Files, globs or folders of Parquet, CSV, JSON or Avro, as paths or URLs (`s3://…`); or a database: a DuckDB or SQLite
+            file, or `postgresql://…`.
+        table: The table of that database.
+        sql: Instead of a table or of `inputs`: a query, of that database or of DuckDB.
+        data: Instead of all that: an Arrow table or dataset, or a data frame of pandas or polars.
         target_nodes: Names of nodes, or a share such as "25%", that get the version first; the push ends when it can be read there.
         target_wait_s: So long after that it goes to the others and serves; None: when it is rolled forward.
-        dry_run: Do everything up to the sealed files, in a temporary folder that is then removed; make no version.
-        memory_limit: For DuckDB, such as "1GB"; default: its own, 80 % of the machine.
-        threads: Cores to use; default: those this process may run on.
-        wait_s: How long to wait for the workers to load the version.
         on_event: Gets the events of `venice/push/progress.py`, in the calling thread.
         clock: For tests.
 
+    All others: see `PushOptions`.
+
     Raises:
-        NotFound: No such store, or no such file.
-        InvalidRequest: The input does not fit the store; file, column and rows are named.
+        NotFound: No such store, file, table or value schema.
+        InvalidRequest: The input does not fit the store; file, column and rows are named. Or it cannot be read.
+        Incompatible: Avro files with schemas that do not fit each other, or a column with those registered.
+        Corrupt: An Avro file is cut off or damaged.
         Conflict: Another push of the store is under way, or this one was killed.
         Full: Disk, memory, the size limit of values or the store's storage quota is exceeded.
         Unavailable: No controller answers, or no workers load the version in time.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the version is killed and its files are removed.
     """
-    if target_wait_s is not None and (deferred_swap or not target_nodes):
-        raise InvalidRequest(
-            "there is nothing to wait for: the swap is deferred, or all nodes get the version at once",
-            hint="name the nodes that get it first, and do not defer the swap",
-        )
-    if sum(given is not None for given in (inputs, sql, data)) != 1:
-        raise InvalidRequest("a push needs input files, or a query, or data: one of them", hint="give --input PATH or --sql QUERY")
     clock = clock if clock is not None else SystemClock()
     options = PushOptions(
-        key=key, value=value, push_id=push_id, allow_duplicates=allow_duplicates, deferred_swap=deferred_swap,
-        rollout=Rollout(nodes=tuple(target_nodes), after_s=target_wait_s) if target_nodes else None,
-        dry_run=dry_run, memory_limit=memory_limit, threads=threads, wait_s=wait_s,
+        key=key, value=value, renames=renames or {}, timestamp=timestamp, value_schema=value_schema, register_schema=register_schema,
+        push_id=push_id, allow_duplicates=allow_duplicates, deferred_swap=deferred_swap,
+        rollout=_rollout(target_nodes, target_wait_s, deferred_swap), dry_run=dry_run, memory_limit=memory_limit, threads=threads,
+        wait_s=wait_s,
     )  # fmt: skip
     url = where if isinstance(where, str) else where.controller_url
     paths = [inputs] if isinstance(inputs, str | Path) else list(inputs or ())
     with interrupts() as signals:
         job = _Push(ControllerClient(url, clock), store, options, clock, Reporter(clock, on_event), signals)
-        return job.run(paths, sql, data)
+        return job.run(_Given(paths, table, sql, data))
+
+
+def _rollout(nodes: Sequence[str], after_s: int | None, deferred_swap: bool) -> Rollout | None:
+    if after_s is not None and (deferred_swap or not nodes):
+        raise InvalidRequest(
+            "there is nothing to wait for: the swap is deferred, or all nodes get the version at once",
+            hint="name the nodes that get it first, and do not defer the swap",
+        )
+    return Rollout(nodes=tuple(nodes), after_s=after_s) if nodes else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the rows were said to come from."""
+
+    inputs: Sequence[str | Path]
+    table: str | None
+    sql: str | None
+    data: object
+
+    def __post_init__(self) -> None:
+        if (self.data is not None) == (bool(self.inputs) or self.sql is not None or self.table is not None):
+            raise InvalidRequest("a push needs input files, or a query, or data: one of them", hint="give --input PATH or --sql QUERY")
+
+    def source(self, connection: duckdb.DuckDBPyConnection) -> Source:
+        if self.data is None:
+            return locate_any(connection, self.inputs, self.table, self.sql)
+        register(connection, self.data)
+        return DATA
 
 
 class _Push:
@@ -138,40 +181,58 @@ class _Push:
             clock=clock, reporter=reporter, stop=signals,
         )  # fmt: skip
 
-    def run(self, paths: Sequence[str | Path], sql: str | None, data: object) -> PushResult:
+    def run(self, given: _Given) -> PushResult:
         self._reporter.begin(Phase.PLAN)
+        options = self._options
         store = self._client.get_store(self._store)
-        if not store.value_schemas:
-            raise InvalidRequest(f"store {self._store!r} has no value schema", hint="add one with 'venice schema add'")
-        done = self._session.done(store) if not self._options.dry_run else None
+        done = self._session.done(store) if not options.dry_run else None
         if done is not None:
             return done
-        source = DATA if data is not None else locate(paths) if sql is None else Source(format=Format.SQL, query=sql.strip().rstrip(";"))
         with duckdb.connect() as connection:
             self._signals.watch(connection)
-            configure(connection, self._threads, self._options.memory_limit)
-            if data is not None:
-                register(connection, data)
+            configure(connection, self._threads, options.memory_limit)
+            source = given.source(connection)
+            schema = self._schema(store, source, connection)
             plan = make_plan(
-                connection,
-                source,
-                key_schema=store.key_schema,
-                value_schema=store.value_schemas[-1].text,
-                key=self._options.key,
-                value=self._options.value,
-            )
-            return self._rehearse(store, plan, connection) if self._options.dry_run else self._perform(store, plan, connection)
+                connection, source, key_schema=store.key_schema, value_schema=schema.text, key=options.key, value=options.value,
+                renames=options.renames, timestamp=options.timestamp,
+            )  # fmt: skip
+            if options.register_schema and not options.dry_run and schema not in store.value_schemas:
+                schema = self._client.add_schema(self._store, schema.text)
+            job = self._rehearse if options.dry_run else self._perform
+            return job(store, schema.id, plan, connection)
 
-    def _rehearse(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
+    def _schema(self, store: Store, source: Source, connection: duckdb.DuckDBPyConnection) -> ValueSchema:
+        """The value schema to write; one that is to be registered has an id that it may get."""
+        options, schemas = self._options, store.value_schemas
+        if options.value_schema is not None:
+            if options.register_schema:
+                raise InvalidRequest("a value schema was named, and another one is to be registered", hint="leave one of the two out")
+            found = next((schema for schema in schemas if schema.id == options.value_schema), None)
+            if found is None:
+                hint = f"it has {', '.join(str(schema.id) for schema in schemas) or 'none'}"
+                raise NotFound(f"store {self._store!r} has no value schema {options.value_schema}", hint=hint)
+            return found
+        if options.register_schema:
+            fed = fed_elsewhere(store.key_schema, options.key, options.renames, options.timestamp)
+            newest = schemas[-1].text if schemas else None
+            grown = grown_schema(connection, source, store=self._store, newest=newest, fed=fed)
+            if grown is not None:
+                return ValueSchema(id=schemas[-1].id + 1 if schemas else 1, text=grown)
+        if not schemas:
+            raise InvalidRequest(f"store {self._store!r} has no value schema", hint="add one with 'venice schema add'")
+        return schemas[-1]
+
+    def _rehearse(self, store: Store, schema_id: int, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
         config = store.config
         with tempfile.TemporaryDirectory(prefix="venice-dry-run-") as folder:
             where = Path(folder) / "snapshot"
-            target = self._target(store, where, 0, config.partition_count, config)
+            target = self._target(schema_id, where, 0, config.partition_count, config)
             built = self._build(plan, target, connection, self._signals.check)
         self._reporter.end()
         return self._session.result(None, built)
 
-    def _perform(self, store: Store, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
+    def _perform(self, store: Store, schema_id: int, plan: Plan, connection: duckdb.DuckDBPyConnection) -> PushResult:
         def build_as(grant: PushGrant, check: Callable[[], None]) -> Built:
             where = Path(grant.folder)
             limits = replace(
@@ -180,18 +241,18 @@ class _Push:
                 compression=grant.compression,
                 storage_quota_bytes=grant.storage_quota_bytes,
             )
-            target = self._target(store, where, grant.number, grant.partition_count, limits)
+            target = self._target(schema_id, where, grant.number, grant.partition_count, limits)
             return self._build(plan, target, connection, check)
 
         return self._session.run(build_as)
 
-    def _target(self, store: Store, folder: Path, version: int, partition_count: int, limits: StoreConfig) -> Target:
+    def _target(self, schema_id: int, folder: Path, version: int, partition_count: int, limits: StoreConfig) -> Target:
         return Target(
             folder=folder,
             store=self._store,
             version=version,
             partition_count=partition_count,
-            value_schema_id=store.value_schemas[-1].id,
+            value_schema_id=schema_id,
             value_bytes_max=limits.record_bytes_max,
             compression=limits.compression,
             quota_bytes=limits.storage_quota_bytes,

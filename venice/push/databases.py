@@ -21,6 +21,7 @@ _NAME: Final = "venice_source"
 _KINDS: Final = {".duckdb": "duckdb", ".ddb": "duckdb", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".db": "sqlite"}
 _EXTENSIONS: Final = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
 _POSTGRES: Final = ("postgresql://", "postgres://")
+_OF_THE_SERVER: Final = frozenset(("information_schema", "pg_catalog", "pg_toast"))
 _HIDDEN: Final = "***"
 _AWAY: Final = re.compile(r"Connection refused|could not translate|timeout|No route|starting up|too many clients", re.IGNORECASE)
 
@@ -63,7 +64,7 @@ class Database:
         try:
             connection.execute(f"ATTACH IF NOT EXISTS {quote_text(self.where)} AS {_NAME} ({kind}READ_ONLY)")
             if self.kind == "sqlite":  # It opens a file only when it is asked for something in it.
-                connection.execute(f"SELECT count(*) FROM {_NAME}.sqlite_master")
+                connection.execute(f"SELECT count(*) FROM duckdb_tables() WHERE database_name = {quote_text(_NAME)}")
             connection.execute(f"USE {_NAME}")
         except duckdb.Error as error:
             raise self._refusal(error) from error
@@ -88,12 +89,13 @@ class Database:
         self.attach(connection)
         try:
             found = connection.execute(
-                f"SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = {quote_text(_NAME)} "
+                f"SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = {quote_text(_NAME)} AND NOT internal "
                 f"UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = {quote_text(_NAME)} AND NOT internal "
                 "ORDER BY ALL"
             ).fetchall()
         except duckdb.Error as error:
             raise self._refusal(error) from error
+        found = [pair for pair in found if pair[0] not in _OF_THE_SERVER]
         matches = [pair for pair in found if name in (pair[1], ".".join(pair))]
         matches = [pair for pair in matches if pair[0] in ("main", "public")] or matches
         if not matches:

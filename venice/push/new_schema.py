@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import duckdb
 
 from venice.errors import InvalidRequest
+from venice.push.plan import DEFAULT_KEY
 from venice.push.sources import Format, Source, read_error
 from venice.schema.arrow_types import avro_schema_from_arrow
 from venice.schema.parsing import load_json, parse
@@ -53,6 +54,15 @@ def grown_schema(
     text = json.dumps({**document, "fields": [*document["fields"], *added]})
     parse(text)
     return text
+
+
+def fed_elsewhere(key_schema: str, key: str | None, renames: Mapping[str, str], timestamp: str | None) -> set[str]:
+    """Columns that a push does not need value fields of their own names for: those of the key, of the time and of renamed fields."""
+    schema = parse(key_schema)
+    root = schema.resolve(schema.root)
+    names = [field.name for field in root.fields] if isinstance(root, Record) and key is None else []
+    keys = {renames.get(f"key.{name}") or renames.get(name) or name for name in names} or {key or DEFAULT_KEY}
+    return keys | set(renames.values()) | ({timestamp} if timestamp is not None else set())
 
 
 def _optional(field: dict[str, Any]) -> dict[str, Any]:
