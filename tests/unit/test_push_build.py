@@ -192,6 +192,20 @@ def test_duplicates_far_apart_are_found_between_runs_and_between_processes(tmp_p
         push_folder(tmp_path / "2", sql=sql, value_schema=LONG)
 
 
+def test_conflicts_planted_at_the_very_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with a row that was read long before, in another run."""
+    monkeypatch.setattr("venice.push.intake.RUN_ROWS_MAX", 10_000)
+    planted = {5: 0, 60_000: 1, 119_999: 2}
+    rows = "SELECT (i * 2654435761) % 1099511627776 AS key, i AS value FROM range(120000) t(i)"
+    ends = " ".join(f"UNION ALL SELECT ({i} * 2654435761) % 1099511627776, -{n} - 1" for i, n in planted.items())
+    with pytest.raises(InvalidRequest, match="several rows with different values have the same key") as caught:
+        push_folder(tmp_path, sql=f"{rows} {ends}", value_schema=LONG)
+    named = {int(key) for key in caught.value.data["keys"]}
+    assert named, "those of the partition that came to them first"
+    assert named <= {i * 2654435761 % 1099511627776 for i in planted}
+    assert not (tmp_path / "snapshot" / "manifest.json").exists()
+
+
 def test_a_value_over_the_limit_is_named_by_its_key(tmp_path: Path) -> None:
     sql = "SELECT i AS key, repeat('x', CASE WHEN i = 41 THEN 2000 ELSE 10 END) AS value FROM range(100) t(i)"
     with pytest.raises(Full, match="the value of key 41 has 2002 bytes, and values of this store may have 2001"):
