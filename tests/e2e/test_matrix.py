@@ -14,6 +14,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from matrix_kit import KINDS, SOURCES, Data, as_json, kinds_of, make_data
+from waiting import eventually
 
 from venice.client.davinci import DaVinciClient
 from venice.client.fast import AsyncFastClient, FastClient
@@ -159,3 +162,51 @@ def plain(found: pa.Table, data: Data) -> list[dict[str, Any]]:
         rows = found.to_pylist(maps_as_pydicts="strict")
         return [{"key": {name: row.pop(name) for name in names}, **row} for row in rows]
     return list(found.to_pylist(maps_as_pydicts="strict"))
+
+
+def evolving(*fields: dict[str, Any]) -> str:
+    return json.dumps({"type": "record", "name": "Row", "fields": [{"name": "n", "type": "long"}, *fields]})
+
+
+OLD = evolving({"name": "removed", "type": "string", "default": "gone"}, {"name": "before", "type": "int", "default": 0})
+NEW = evolving(
+    {"name": "added", "type": ["null", "double"], "default": None},
+    {"name": "after", "aliases": ["before"], "type": "int", "default": 7},
+)
+
+
+def test_rows_are_read_in_the_newest_schema_that_a_client_knows(settings: Settings, tmp_path: Path) -> None:
+    """Rows of each schema, read by clients from before and after the newer one: a field that is new, removed, under another name."""
+    controller = ControllerClient(settings.controller_url, SystemClock())
+    controller.create_store("evolving", key_schema='"long"', value_schema=OLD, config=StoreConfig(partition_count=2))
+    push(settings, "evolving", sql="SELECT 1::BIGINT AS key, 10::BIGINT AS n, 'x' AS removed, 5 AS before")
+    old_row = {"n": 10, "removed": "x", "before": 5}
+    with ExitStack() as stack:
+        early = open_all(settings, tmp_path / "early", stack)
+        assert [client.get(1) for client in early] == [old_row] * 3
+        controller.add_schema("evolving", NEW)
+        late = open_all(settings, tmp_path / "late", stack)
+        old_as_new = {"n": 10, "added": None, "after": 5}
+        assert [client.get(1) for client in late] == [old_as_new] * 3, "written in the old one"
+        for client in early:  # those that go on hear of it in their own time; until then as before
+            assert client.get(1) in (old_row, old_as_new)
+        push(settings, "evolving", sql="SELECT 1::BIGINT AS key, 11::BIGINT AS n, 0.5::DOUBLE AS added, 6 AS after")
+        new_row = {"n": 11, "added": 0.5, "after": 6}
+        for client in (*early, *late):
+            eventually(partial(reads, client, new_row), timeout_s=30)
+            assert client.batch_get([1, 2]) == {1: new_row}
+        controller.rollback("evolving")
+        for client in (*early, *late):
+            eventually(partial(reads, client, old_as_new), timeout_s=30)
+
+
+def reads(client: Any, row: dict[str, Any]) -> bool:
+    return bool(client.get(1) == row)
+
+
+def open_all(settings: Settings, folder: Path, stack: ExitStack) -> list[Any]:
+    return [
+        stack.enter_context(ThinClient(settings.router_url, "evolving")),
+        stack.enter_context(FastClient(settings.router_url, "evolving")),
+        stack.enter_context(DaVinciClient(settings, "evolving", folder=folder)),
+    ]
