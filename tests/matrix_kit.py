@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import duckdb
+import fastavro
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -328,6 +329,25 @@ def _dataset(data: Data, folder: Path) -> dict[str, Any]:
     return {"data": ds.dataset(_parquet(data, folder)["inputs"])}
 
 
+def _avro(data: Data, folder: Path) -> dict[str, Any]:
+    """Two part files, as Hadoop jobs leave them, written by fastavro."""
+    key, value = json.loads(data.key_schema), json.loads(data.value_schema)
+    schema = fastavro.parse_schema({"type": "record", "name": "Line", "fields": [{"name": "key", "type": key}, *value["fields"]]})
+    half = len(data.rows) // 2
+    for number, part in enumerate((data.rows[:half], data.rows[half:])):
+        with (folder / f"part-{number}.avro").open("wb") as file:
+            fastavro.writer(file, schema, [{"key": one, **fields} for one, fields in part], codec="deflate", strict=False)
+    return {"inputs": folder}
+
+
+def _duckdb(data: Data, folder: Path) -> dict[str, Any]:
+    with duckdb.connect(folder / "rows.duckdb") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("given", data.table)
+        connection.execute("CREATE TABLE rows AS FROM given")
+    return {"inputs": folder / "rows.duckdb", "table": "rows"}
+
+
 SOURCES: dict[str, Callable[[Data, Path], dict[str, Any]]] = {
     "parquet": _parquet,
     "csv": _csv,
@@ -335,6 +355,8 @@ SOURCES: dict[str, Callable[[Data, Path], dict[str, Any]]] = {
     "sql": _sql,
     "arrow": _arrow,
     "dataset": _dataset,
+    "avro": _avro,
+    "duckdb": _duckdb,
 }
 """Source → writes rows where it reads from, and gives the arguments that make a push read them."""
 
