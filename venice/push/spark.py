@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,9 +77,10 @@ def push(
             order in Spark.
 
     Raises:
-        InvalidRequest: The data frame does not fit the store; columns and keys are named.
+        InvalidRequest: The data frame does not fit the store; columns and keys are named. Or a package is missing.
         Unavailable: Spark's job failed; or as `venice.push.batch.push`, as all other errors.
     """
+    _check_packages()
     clock = clock if clock is not None else SystemClock()
     reporter = Reporter(clock, on_event)
     client = ControllerClient(where if isinstance(where, str) else where.controller_url, clock)
@@ -218,6 +220,16 @@ class _Push:
         )
         duplicates = sum(one.duplicates for one in outcomes)
         return Built(ref=seal(Path(grant.folder), manifest), manifest=manifest, duplicates=duplicates, skipped=tally.skipped)
+
+
+def _check_packages() -> None:
+    """Raises InvalidRequest if Spark would miss one here; it says so itself only once a version is begun."""
+    for name in ("pyspark.sql", "pandas"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            hint = "pip install 'venice-data[spark]'"
+            raise InvalidRequest(f"a push from Spark needs {name.partition('.')[0]}, which cannot be imported here", hint=hint) from error
 
 
 def _plan(connection: duckdb.DuckDBPyConnection, rows: pa.Table, store: Store, key: str | None, value: str | None) -> Plan:
