@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from push_kit import LONG, record
 
 from venice.errors import InvalidRequest
+from venice.model import Compression
 from venice.push import spark
+from venice.push.spark_tasks import Encoding
 
 
 @pytest.mark.parametrize("missing", ["pandas", "pyspark.sql"])
@@ -18,3 +23,16 @@ def test_missing_packages_are_named_before_a_version_is_begun(missing: str, monk
     with pytest.raises(InvalidRequest, match=f"needs {missing.partition('.')[0]}") as refused:
         spark.push(frame, "http://127.0.0.1:1", "features")
     assert refused.value.hint == "pip install 'venice-data[spark]'"
+
+
+def test_a_number_that_its_field_cannot_hold_is_refused_as_by_any_other_push() -> None:
+    rows = pa.RecordBatch.from_pydict({"key": pa.array([1, 2]), "n": pa.array([7, 3_000_000_000])})
+    later = pa.RecordBatch.from_pydict({"key": pa.array([3]), "n": pa.array([7])})
+    encoding = Encoding(LONG, record(("n", "int")), None, None, 3, 1, 1 << 20, Compression.NONE, b"")
+    given = iter([rows, later])
+    *_, last = encoding(given)
+    assert next(given, None) is None
+    told = pickle.loads(last.column("value")[0].as_py())
+    assert isinstance(told, InvalidRequest)
+    assert "cannot read the data: " in told.message
+    assert "3000000000" in told.message

@@ -28,7 +28,6 @@ from venice.model import Compression, Store
 from venice.push.batch import configure
 from venice.push.data import DATA, register
 from venice.push.duplicates import DuplicatePolicy
-from venice.push.encode import RowEncoder
 from venice.push.interrupts import interrupts
 from venice.push.lanes import run_lanes
 from venice.push.plan import Plan, make_plan
@@ -37,7 +36,7 @@ from venice.push.runs import disk_error
 from venice.push.sample import SAMPLE_BYTES
 from venice.push.session import PushResult, Session
 from venice.push.snapshot import Built
-from venice.push.spark_tasks import Encoding, Outcome, Tally, Writing
+from venice.push.spark_tasks import Encoding, Outcome, Tally, Writing, encoded
 from venice.storage.manifest import Manifest
 from venice.storage.snapshot import seal
 
@@ -184,18 +183,16 @@ class _Push:
         with duckdb.connect() as connection:
             configure(connection, 1, None)
             plan = _plan(connection, self._frame.limit(_SAMPLE_ROWS).toArrow(), self._store, self._key, self._value)
-            rows = connection.execute(plan.select).to_arrow_table().combine_chunks()
-            encoder = RowEncoder(plan, rows.schema, value_bytes_max=value_bytes_max, connection=connection)
-            values = [value for batch in rows.to_batches() for value in encoder.encode(batch).values.to_pylist()]
+            values = [value for some in encoded(connection, plan, value_bytes_max, None) for value in some.values.to_pylist()]
         return train(values[:: max(1, -(-sum(map(len, values)) // SAMPLE_BYTES))])
 
     def _outcomes(self, encoding: Encoding, scratch: Path) -> list[Outcome]:
         """What the tasks did whose results count; by partition."""
         from pyspark.sql.functions import col
 
-        encoded = self._frame.mapInArrow(encoding, "partition int, key binary, value binary")
+        rows = self._frame.mapInArrow(encoding, "partition int, key binary, value binary")
         # Notes, which have no key, come first.
-        shuffled = encoded.repartitionById(encoding.partition_count, col("partition")).sortWithinPartitions("key", "value")
+        shuffled = rows.repartitionById(encoding.partition_count, col("partition")).sortWithinPartitions("key", "value")
         results = shuffled.mapInArrow(Writing(str(scratch), self._policy), "result binary").collect()
         found: list[Outcome | VeniceError] = [pickle.loads(bytes(row["result"])) for row in results]
         for one in found:

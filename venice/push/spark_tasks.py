@@ -26,8 +26,9 @@ from venice.push.batch import configure
 from venice.push.data import DATA, register
 from venice.push.duplicates import EXAMPLES_MAX, DuplicatePolicy, conflict
 from venice.push.encode import Encoded, RowEncoder
+from venice.push.intake import Reader
 from venice.push.keys import key_column, partitions
-from venice.push.plan import make_plan
+from venice.push.plan import Plan, make_plan
 from venice.push.runs import flatten
 from venice.push.stored import StoredValues
 from venice.schema.arrow_buffers import number_column
@@ -83,8 +84,8 @@ class Encoding:
                 stored = StoredValues(self.value_schema_id, self.compression, self.dictionary, stamped=False)
                 for batch in batches:
                     if batch.num_rows:
-                        for encoded in self._encoded(connection, batch, stored):
-                            yield from self._placed(encoded)
+                        for found in self._encoded(connection, batch, stored):
+                            yield from self._placed(found)
         except VeniceError as error:
             yield _note(0, error)
             for _ in batches:
@@ -95,20 +96,17 @@ class Encoding:
         plan = make_plan(
             connection, DATA, key_schema=self.key_schema, value_schema=self.value_schema, key=self.key, value=self.value
         )  # fmt: skip
-        reader = connection.execute(plan.select).to_arrow_reader(_ROWS_AT_A_TIME)
-        encoder = RowEncoder(plan, reader.schema, stored=stored, value_bytes_max=self.value_bytes_max, connection=connection)
-        for rows in reader:
-            yield encoder.encode(rows)
+        yield from encoded(connection, plan, self.value_bytes_max, stored)
 
-    def _placed(self, encoded: Encoded) -> Iterator[pa.RecordBatch]:
-        places = partitions(key_column(*flatten(encoded.keys)), self.partition_count)
+    def _placed(self, found: Encoded) -> Iterator[pa.RecordBatch]:
+        places = partitions(key_column(*flatten(found.keys)), self.partition_count)
         counts = np.bincount(places, minlength=self.partition_count)
         for partition in np.flatnonzero(counts).tolist():
             yield _note(partition, Tally(rows=int(counts[partition])))
-        if encoded.skipped or encoded.value_bytes:
-            yield _note(0, Tally(0, encoded.skipped, encoded.value_bytes, encoded.compressed_bytes))
-        if len(encoded.keys):
-            columns = [number_column(places).cast(pa.int32()), encoded.keys.cast(pa.binary()), encoded.values.cast(pa.binary())]
+        if found.skipped or found.value_bytes:
+            yield _note(0, Tally(0, found.skipped, found.value_bytes, found.compressed_bytes))
+        if len(found.keys):
+            columns = [number_column(places).cast(pa.int32()), found.keys.cast(pa.binary()), found.values.cast(pa.binary())]
             yield pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
@@ -216,6 +214,15 @@ class _Rows:
                 if named[at] == named[at + 1] and stored[at] != stored[at + 1] and len(self._conflicts) < EXAMPLES_MAX:
                     self._conflicts[named[at]] = None
         return [named[at] for at in kept], [stored[at] for at in kept]
+
+
+def encoded(connection: duckdb.DuckDBPyConnection, plan: Plan, value_bytes_max: int, stored: StoredValues | None) -> Iterator[Encoded]:
+    """The rows of a plan, some at a time; `stored` as for `RowEncoder`. Raises as any other push does, whose reader and encoder it has."""
+    reader = Reader(connection, plan, _ROWS_AT_A_TIME)
+    reader.open()
+    encoder = RowEncoder(plan, reader.schema, stored=stored, value_bytes_max=value_bytes_max, connection=connection)
+    while (stretch := reader.next()) is not None:
+        yield from map(encoder.encode, stretch[1])
 
 
 def _attempt() -> str:
