@@ -25,7 +25,7 @@ from venice.errors import Conflict, Unavailable
 if TYPE_CHECKING:
     from venice.control.answers import VersionInfo
     from venice.control.remote import ControllerClient
-    from venice.model import Store
+    from venice.model import Store, Version
 
 versions = group("List versions, roll back and forward, kill a push.")
 
@@ -61,13 +61,18 @@ def roll_forward(
     """Serve the newest complete version above the current one: a deferred one, or one that was rolled back."""
     controller = controller_of(ctx)
     rolled = controller.roll_forward(store)
-    on_its_way = rolled.versions[-1] if rolled.versions[-1].number > rolled.current else None
+    on_its_way = next((one for one in rolled.versions if one.number > rolled.current and _goes_to_all(one)), None)
     if on_its_way is not None and wait:
         rolled = _rolled_out(controller, store, on_its_way.number, timeout_s)
     elif on_its_way is not None and not as_json:
         say(f"version {on_its_way.number} of {store} goes to the other nodes, and serves when it is there")
         return
     _swapped(rolled, as_json)
+
+
+def _goes_to_all(version: Version) -> bool:
+    """Whether it leaves its first nodes for all of them."""
+    return version.status.name == "STARTED" and version.rollout is not None and not version.rollout.nodes
 
 
 def _rolled_out(controller: ControllerClient, store: str, number: int, timeout_s: float) -> Store:

@@ -31,6 +31,9 @@ CLOCK_SKEW_MS_MAX = 60_000
 The log's time, not this process's clock, so that every leader in every region caps alike.
 """
 
+_KEY_SHOWN = 64
+"""Bytes of a key that a reason names: it must fit into a record itself."""
+
 _MARKS = frozenset({Kind.HEARTBEAT, Kind.END_OF_PUSH})
 """Records of a real-time topic that change nothing."""
 
@@ -215,7 +218,8 @@ class Leader:
                 self._set_aside(Fault.UNREGISTERED, f"the store has no value schema {schema_id}", region, entry)
                 return
             if len(value) > self._value_bytes_max:
-                reason = f"the value of key {key.hex()} has {len(value)} bytes, and values of this store may have {self._value_bytes_max}"
+                shown, limit = key[:_KEY_SHOWN].hex(), self._value_bytes_max
+                reason = f"the value of key {shown} has {len(value)} bytes, and values of this store may have {limit}"
                 self._set_aside(Fault.OVERSIZED, reason, region, entry)
                 return
             incoming, metadata = _new(Write, (stamp, region, schema_id, value)), b""

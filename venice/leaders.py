@@ -173,7 +173,10 @@ class LeaderSet:
         now_s = self._clock.monotonic_s()
         if now_s >= self._ends_until_s or not self._ends.keys() >= set(session.sources):
             waiting = {at for one in self._sessions.values() if one.reading and not one.caught_up for at in one.sources}
-            self._ends = self._log.end_offsets(waiting | set(session.sources))
+            try:
+                self._ends = self._log.end_offsets(waiting | set(session.sources))
+            except VeniceError:  # Of another store's topics, perhaps: those say nothing about this one.
+                self._ends = self._log.end_offsets(session.sources)
             self._ends_until_s = self._clock.monotonic_s() + LAG_S
         return self._ends
 

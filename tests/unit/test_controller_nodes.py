@@ -129,6 +129,18 @@ def test_a_drained_node_serves_until_others_are_ready(controller: Controller, wo
     assert not controller.change_node("a", NodeChange.UNDRAIN).node.draining
 
 
+def test_a_version_that_failed_keeps_no_node_from_being_empty(controller: Controller, workers: Workers) -> None:
+    begin(controller, workers, "a-0", "b-0", copies=1)
+    grant = controller.create_version("s", push_id="q")
+    seal_push(controller, grant)
+    controller.kill("s", grant.number, "wrong table")
+    controller.change_node("a", NodeChange.DRAIN)
+    for _ in range(2):
+        workers.report(controller, "a-0", "b-0")
+        controller.tick()
+    assert [info.assigned for info in controller.nodes()] == [0, PARTITIONS]
+
+
 def test_the_last_node_is_not_drained(controller: Controller, workers: Workers) -> None:
     begin(controller, workers, "a-0", "b-0", copies=1)
     controller.change_node("a", NodeChange.DRAIN)
@@ -147,6 +159,9 @@ def test_a_node_that_is_gone_is_removed_without_the_delay(controller: Controller
     controller.tick()
     assert controller.change_node("b", NodeChange.REMOVE).workers == ()
     assert set(rows(controller)) == {("a-0",)}
+    workers.report(controller, "a-0")
+    controller.tick()
+    assert not controller.catalog.nodes["b"].workers, "what it said last does not bring it back"
     workers.report(controller, "b-0")
     controller.tick()
     assert controller.catalog.nodes["b"].workers == (workers.workers["b-0"],), "it may join again"

@@ -133,7 +133,13 @@ def test_shares_and_wrong_nodes(controller: Controller, workers: Workers) -> Non
     assert two is not None
     assert len(two.nodes) == 2
     assert set(one.nodes) < set(two.nodes), "a larger share has the nodes of a smaller one"
-    for nodes, error in (((), InvalidRequest), (("0%",), InvalidRequest), (("x%",), InvalidRequest), (("a", "nobody"), NotFound)):
+    for nodes, error in (
+        ((), InvalidRequest),
+        (("0%",), InvalidRequest),
+        (("x%",), InvalidRequest),
+        (("9" * 5000 + "%",), InvalidRequest),
+        (("a", "nobody"), NotFound),
+    ):
         with pytest.raises(error):
             controller.create_version("s", push_id="wrong", rollout=Rollout(nodes=nodes))
     assert newest(controller).number == 2

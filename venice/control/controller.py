@@ -277,8 +277,8 @@ class Controller:
     def change_node(self, node_id: str, change: NodeChange) -> NodeInfo:
         """Drain a node, take it back, or remove one that is gone. Raises NotFound, Conflict, Unavailable, as `nodes.changed`."""
         with self._command() as catalog:
-            changed = nodes.changed(catalog, self._reports, node_id, change)
-            if changed != catalog.nodes[node_id]:
+            if (changed := nodes.changed(catalog, self._reports, node_id, change)) != (before := catalog.nodes[node_id]):
+                self._reports.forget(nodes.removed(before, changed))
                 self._write(changed)
                 self._write(*placing.placements(self.catalog, self._reports, self._policy))
             return node_info(self.catalog, self._reports, node_id)

@@ -45,3 +45,9 @@ def changed(catalog: Catalog, reports: Reports, node_id: str, change: NodeChange
                 hint=f"'venice node drain {node_id}' moves its replicas away; then stop it",
             )
     return replace(node, workers=(), draining=False)
+
+
+def removed(before: Node, after: Node) -> tuple[str, ...]:
+    """Ids of workers that a change took from a node: what they reported last must not bring them back."""
+    left = {worker.id for worker in after.workers}
+    return tuple(worker.id for worker in before.workers if worker.id not in left)

@@ -27,6 +27,7 @@ LEVEL: Final = "FULL_TRANSITIVE"
 """How every value schema fits every other of its store."""
 
 _LATEST: Final = ("latest", "-1")
+_VERSION_DIGITS_MAX: Final = 9
 
 
 class _Refusal(Exception):
@@ -227,7 +228,7 @@ def _version(store: Store, subject: str, version: str) -> Registered:
     found = subjects.versions(store, subject)
     if version in _LATEST:
         return found[-1]
-    if not version.isdecimal() or not 0 < int(version) < 1 << 31:
+    if not version.isdecimal() or len(version) > _VERSION_DIGITS_MAX or int(version) < 1:
         raise _Refusal(42202, f"The specified version '{version}' is not a valid version id: use a number from 1, or \"latest\"")
     for one in found:
         if one.version == int(version):

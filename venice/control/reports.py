@@ -98,6 +98,11 @@ class Reports:
         heard = self._heard.get(worker_id)
         return heard.report if heard is not None else None
 
+    def forget(self, worker_ids: Iterable[str]) -> None:
+        """Take workers for such as were never heard, until they report again."""
+        for worker_id in worker_ids:
+            self._heard.pop(worker_id, None)
+
     def silent_s(self, worker_id: str) -> float:
         """Seconds since the worker's last report; since this was made if there was none."""
         heard = self._heard.get(worker_id)

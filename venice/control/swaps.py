@@ -66,7 +66,7 @@ def planned(catalog: Catalog, reports: Reports, store: str, rollout: Rollout | N
 def _share(store: str, live: list[str], text: str) -> list[str]:
     """At least one node; which ones depends on the store alone, so that not all stores try the same ones first."""
     number = text.removesuffix("%")
-    if not number.isdecimal() or not 0 < int(number) <= 100:
+    if not number.isdecimal() or len(number) > 3 or not 0 < int(number) <= 100:
         raise InvalidRequest(f"{text!r} is no share of the nodes", hint="write it as 1% to 100%")
     ranked = sorted(live, key=lambda node: blake2b(f"{store}\0{node}".encode(), digest_size=8).digest())
     return ranked[: ceil(len(live) * int(number) / 100)]

@@ -10,7 +10,7 @@ from venice.control.catalog import Catalog
 from venice.control.reports import LIVE_S, Reports
 from venice.control.session import Session
 from venice.errors import VeniceError
-from venice.model import Node, ReplicaState, Store, Version, Worker
+from venice.model import Assignment, Node, ReplicaState, Store, Version, Worker
 from venice.rules import lifecycle
 
 
@@ -35,8 +35,16 @@ def version_info(catalog: Catalog, reports: Reports, store: Store, version: Vers
 
 def node_infos(catalog: Catalog, reports: Reports) -> tuple[NodeInfo, ...]:
     """All nodes and their workers, by id."""
-    assigned = Counter(worker for one in catalog.assignments.values() for ids in one.replicas for worker in ids)
+    kept = [one for one in catalog.assignments.values() if _has_replicas(catalog, one)]
+    assigned = Counter(worker for one in kept for ids in one.replicas for worker in ids)
     return tuple(_node_info(node, reports, assigned) for _, node in sorted(catalog.nodes.items()))
+
+
+def _has_replicas(catalog: Catalog, assignment: Assignment) -> bool:
+    """Whether anybody keeps replicas of an assignment's version: those of one that failed are gone before it is."""
+    store = catalog.stores.get(assignment.store)
+    version = store.version(assignment.version) if store is not None else None
+    return version is not None and version.status not in lifecycle.FAILED
 
 
 def node_info(catalog: Catalog, reports: Reports, node_id: str) -> NodeInfo:

@@ -163,8 +163,8 @@ class Session:
             )
         except Unavailable:
             raise  # It may have been sealed: the files stay, and the same push id finds out.
-        except VeniceError:
-            _remove(Path(grant.folder))
+        except VeniceError as error:
+            self._give_up(grant, error)
             raise
 
     def _give_up(self, grant: PushGrant, error: BaseException) -> None:
