@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
+import json
 from pathlib import Path
 
 import duckdb
@@ -148,3 +150,30 @@ def test_a_wrong_query_is_answered_in_its_own_lines(tmp_path: Path) -> None:
     assert push_folder(tmp_path, sql="SELECT 1 AS key, 'x' AS name, 1 AS n -- the end", value_schema=SCHEMA).rows == {
         1: {"name": "x", "n": 1}
     }
+
+
+INSTANT = {"type": "long", "logicalType": "timestamp-millis"}
+
+
+@pytest.mark.parametrize("text", ["2024-01-01T02:00:00+02:00", "2024-01-01 00:00:00", "2023-12-31T19:00:00-0500", "2024-01-01T00:00:00Z"])
+def test_timestamps_in_text_count_from_their_offset_and_else_from_utc(tmp_path: Path, text: str) -> None:
+    plain = record(("micros", {"type": "long", "logicalType": "timestamp-micros"}), ("millis", ["null", INSTANT]))
+    nested = record(("moments", {"type": "array", "items": INSTANT}), ("inner", json.loads(record(("at", INSTANT), name="Inner"))))
+    (tmp_path / "a.csv").write_text(f"key,micros,millis\n1,{text},{text}\n2,{text},\n")
+    rows = [{"key": 1, "micros": text, "millis": text}, {"key": 2, "micros": text}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "nested.jsonl").write_text(json.dumps({"key": 1, "moments": [text, text], "inner": {"at": text}}))
+    midnight = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    for name in ("a.csv", "a.jsonl"):
+        pushed = push_folder(tmp_path / name[2:], inputs=[tmp_path / name], value_schema=plain, timestamp="micros")
+        assert pushed.rows == {1: {"micros": midnight, "millis": midnight}, 2: {"micros": midnight, "millis": None}}
+        assert set(pushed.times.values()) == {int(midnight.timestamp() * 1000)}
+    pushed = push_folder(tmp_path / "nested", inputs=[tmp_path / "nested.jsonl"], value_schema=nested)
+    assert pushed.rows == {1: {"moments": [midnight, midnight], "inner": {"at": midnight}}}
+
+
+def test_local_timestamps_are_what_the_clock_showed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("key,value\n1,2024-01-01T02:00:00+02:00\n2,2024-01-01T02:00:00\n")
+    local = json.dumps({"type": "long", "logicalType": "local-timestamp-micros"})
+    shown = dt.datetime.fromisoformat("2024-01-01T02:00:00")
+    assert push_folder(tmp_path, inputs=[tmp_path / "a.csv"], value_schema=local).rows == {1: shown, 2: shown}

@@ -277,7 +277,7 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
             elif is_integer(side.schema, field.type):
                 types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
             else:
-                types.setdefault(field.column, sql_type(side.schema, field.type) or "VARCHAR")
+                types.setdefault(field.column, sql_type(side.schema, field.type, text=True) or "VARCHAR")
     return types
 
 
