@@ -10,19 +10,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import duckdb
 
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.push.columns import quote, quote_text
+from venice.push.masking import hide
 
 _NAME: Final = "venice_source"
 _KINDS: Final = {".duckdb": "duckdb", ".ddb": "duckdb", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".db": "sqlite"}
 _EXTENSIONS: Final = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
 _POSTGRES: Final = ("postgresql://", "postgres://")
 _OF_THE_SERVER: Final = frozenset(("information_schema", "pg_catalog", "pg_toast"))
-_HIDDEN: Final = "***"
 _AWAY: Final = re.compile(r"Connection refused|could not translate|timeout|No route|starting up|too many clients", re.IGNORECASE)
 
 
@@ -39,15 +38,7 @@ class Database:
 
     def hide(self, text: str) -> str:
         """A text without the password."""
-        if self.kind != "postgres":
-            return text
-        try:
-            password = urlsplit(self.where).password
-        except ValueError:
-            password = None
-        for secret in {password, unquote(password)} if password else ():
-            text = text.replace(secret, _HIDDEN)
-        return text
+        return hide(text, self.where) if self.kind == "postgres" else text
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have the tables in reach, and be where names are looked up first. Does nothing the second time.
@@ -70,7 +61,7 @@ class Database:
             raise self._refusal(error) from error
 
     def _refusal(self, error: duckdb.Error) -> VeniceError:
-        said = self.hide(" ".join(str(error).split()))[:400]
+        said = " ".join(self.hide(str(error)).split())[:400]
         if self.kind != "postgres":
             hint = f"check that it is a {'DuckDB' if self.kind == 'duckdb' else 'SQLite'} file, and that nobody has it open for writing"
             return InvalidRequest(f"cannot read {self}: {said}", hint=hint)
@@ -109,7 +100,7 @@ class Database:
 
 def database_of(given: str) -> Database | None:
     """The database that an input names; None if it names files."""
-    if given.startswith(_POSTGRES):
+    if given.lower().startswith(_POSTGRES):
         return Database("postgres", given)
     kind = _KINDS.get(Path(given).suffix.lower())
     return Database(kind, given) if kind is not None else None

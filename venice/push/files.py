@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
+from venice.push.masking import mask
 
 _Found = TypeVar("_Found")
 _ABSENT: Final = "check the path; a relative one is looked up from the working folder"
@@ -39,7 +40,7 @@ def expand(given: str) -> list[str]:
         given, protocol = given[len("file://") :], ""
     found = _expand_url(given) if protocol else _expand_path(given)
     if not found:
-        raise NotFound(f"no file at {given}", hint="check the URL, and its glob if it has one" if protocol else _ABSENT)
+        raise NotFound(f"no file at {mask(given)}", hint="check the URL, and its glob if it has one" if protocol else _ABSENT)
     return sorted(found)
 
 
@@ -104,14 +105,14 @@ def file_system(name: str) -> Any:
     except (ImportError, ValueError) as error:
         package = _PACKAGES.get(protocol)
         hint = f"pip install {package}" if package else "copy the files to a folder, or to an object store such as s3://"
-        raise InvalidRequest(f"{name}: nothing here reads {protocol}:// URLs", hint=hint) from error
+        raise InvalidRequest(f"{mask(name)}: nothing here reads {protocol}:// URLs", hint=hint) from error
 
 
 def _asked(name: str, ask: Callable[[], _Found]) -> _Found:
     try:
         return ask()
     except FileNotFoundError as error:
-        raise NotFound(f"no file at {name}", hint=_ABSENT if not protocol_of(name) else "check bucket and key") from error
+        raise NotFound(f"no file at {mask(name)}", hint=_ABSENT if not protocol_of(name) else "check bucket and key") from error
     except VeniceError:
         raise
     except Exception as error:  # Each file system has errors of its own, and all of them are about this name.
@@ -120,9 +121,9 @@ def _asked(name: str, ask: Callable[[], _Found]) -> _Found:
 
 def refusal(name: str, error: BaseException) -> VeniceError:
     """Why a file system did not read `name`."""
-    said = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    said = mask(str(error)).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     causes = {type(error).__name__, type(error.__cause__).__name__, type(error.__context__).__name__}
     if causes & set(_AWAY):
-        return Unavailable(f"{name}: {said}", hint="check that the object store runs, and its address (AWS_ENDPOINT_URL)")
+        return Unavailable(f"{mask(name)}: {said}", hint="check that the object store runs, and its address (AWS_ENDPOINT_URL)")
     hint = "check the credentials of this environment, and what they may read" if protocol_of(name) else "check who may read it"
-    return InvalidRequest(f"cannot read {name}: {said}", hint=hint)
+    return InvalidRequest(f"cannot read {mask(name)}: {said}", hint=hint)

@@ -80,7 +80,7 @@ class Reader:
         self._connection = connection
         self._select = plan.select
         self._batch_rows = batch_rows
-        self._name = str(plan.source)
+        self._source = plan.source
         self._lock = Lock()
         self._stretches = 0
         self._stopped = False
@@ -97,7 +97,7 @@ class Reader:
         try:
             self._batches = self._connection.execute(self._select).to_arrow_reader(self._batch_rows)
         except duckdb.Error as error:
-            raise read_error(error, self._name) from error
+            raise read_error(error, str(self._source), self._source.hide) from error
 
     @property
     def schema(self) -> pa.Schema:
@@ -133,7 +133,7 @@ class Reader:
                 break
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 # Once rows flow, Arrow passes DuckDB's words on in an error of its own.
-                raise read_error(error, self._name) from error
+                raise read_error(error, str(self._source), self._source.hide) from error
             batches.append(batch)
             rows += batch.num_rows
             size += batch.nbytes

@@ -63,4 +63,4 @@ def _samples(connection: duckdb.DuckDBPyConnection, plan: Plan, reader: Reader) 
                 left_bytes -= batch.nbytes
                 yield batch
         except (duckdb.Error, pa.ArrowException) as error:
-            raise read_error(error, file) from error
+            raise read_error(error, file, plan.source.hide) from error

@@ -6,7 +6,7 @@ Write path: **read** → encode → partition → sort → seal.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from venice.push.avro_files import MAGIC, AvroFiles, carried_error, read_headers
 from venice.push.columns import quote, quote_text
 from venice.push.databases import Database, database_of
 from venice.push.files import expand, file_system, first_bytes, protocol_of, size_of
+from venice.push.masking import mask
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
@@ -108,7 +109,12 @@ class Source:
     def __str__(self) -> str:
         if self.format is Format.SQL:
             return self.query_name
-        return self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more files"
+        first = mask(self.files[0])
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more files"
+
+    def hide(self, text: str) -> str:
+        """A text, such as an error's, without the passwords of the source."""
+        return self.database.hide(text) if self.database is not None else mask(text)
 
     def describe(self, connection: duckdb.DuckDBPyConnection) -> dict[str, Columns]:
         """Columns per file; those of a query under its name.
@@ -117,15 +123,15 @@ class Source:
             InvalidRequest: A file is not of its format, or the query is wrong.
         """
         if self.format in (Format.SQL, Format.AVRO):
-            return {str(self): _columns(connection, self.relation({}), str(self))}
-        return {file: self._describe_file(connection, file) for file in self.files}
+            return {str(self): _columns(connection, self.relation({}), self)}
+        return {mask(file): self._describe_file(connection, file) for file in self.files}
 
     def _describe_file(self, connection: duckdb.DuckDBPyConnection, file: str) -> Columns:
         if self.format is not Format.PARQUET and size_of(file) == 0:
             if self.format is Format.JSON:
                 return {}  # No documents are a valid JSON Lines file; DuckDB makes a column up.
-            raise InvalidRequest(f"{file} is empty", hint="a CSV file begins with a line of column names, also when it has no rows")
-        return _columns(connection, self._relation((file,), {}, ""), file)
+            raise InvalidRequest(f"{mask(file)} is empty", hint="a CSV file begins with a line of column names, also when it has no rows")
+        return _columns(connection, self._relation((file,), {}, ""), replace(self, files=(file,)))
 
     def relation(self, types: dict[str, str], *, with_file: bool = False) -> str:
         """SQL that stands for all rows.
@@ -178,7 +184,7 @@ class Source:
         try:
             found = connection.execute(f"SELECT sum(num_rows)::BIGINT FROM parquet_file_metadata([{listed}])").fetchone()
         except duckdb.Error as error:
-            raise read_error(error, str(self)) from error
+            raise read_error(error, str(self), self.hide) from error
         rows = int(found[0]) if found and found[0] is not None else 0
         size = sum(map(size_of, self.files))
         return Size(rows=rows, row_bytes=_UNPACKED * size / rows if rows else None)
@@ -242,21 +248,21 @@ def _format(file: str) -> Format:
     found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     found = found or _MAGICS.get(first_bytes(file, len(MAGIC)))  # Hadoop calls its files part-m-00000.
     if found is None:
-        raise InvalidRequest(f"{file} is of no format that can be pushed", hint=f"rename it to end in one of {', '.join(_SUFFIXES)}")
+        raise InvalidRequest(f"{mask(file)} is of no format that can be pushed", hint=f"rename it to end in one of {', '.join(_SUFFIXES)}")
     return found
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, relation: str, name: str) -> Columns:
+def _columns(connection: duckdb.DuckDBPyConnection, relation: str, source: Source) -> Columns:
     try:
         found = connection.sql(f"SELECT * FROM {relation} AS source")
         return dict(zip(found.columns, found.types, strict=True))
     except duckdb.Error as error:
-        raise read_error(error, name) from error
+        raise read_error(error, str(source), source.hide) from error
 
 
-def read_error(error: Exception, name: str) -> VeniceError:
-    """DuckDB's error in reading `name` as one of ours; its own words say which column, row and value."""
-    text = str(error).strip()
+def read_error(error: Exception, name: str, hide: Callable[[str], str] = mask) -> VeniceError:
+    """DuckDB's error in reading `name` as one of ours; its own words, less what `hide` takes out, say which column, row and value."""
+    name, text = hide(name), hide(str(error)).strip()
     carried = carried_error(text)
     if carried is not None:
         return carried
