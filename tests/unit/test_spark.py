@@ -156,7 +156,7 @@ def test_what_does_not_fit_fails_by_name(session: SparkSession, settings: Settin
     wrong: list[tuple[str, type[Exception], str]] = [
         (f"{rows} UNION ALL SELECT 7, 2L", InvalidRequest, "same key, for example 7"),
         (f"{rows} UNION ALL SELECT NULL, 2L", InvalidRequest, "'key' of the data is null"),
-        (f"{rows} UNION ALL SELECT raise_error('the source is broken'), 2L", Unavailable, "Spark's job failed"),
+        (f"{rows} UNION ALL SELECT raise_error('the source is broken'), 2L", Unavailable, "Spark's job failed: .*the source is broken"),
     ]
     for number, (sql, error, words) in enumerate(wrong, start=1):
         with pytest.raises(error, match=words):
@@ -174,6 +174,28 @@ def test_what_does_not_fit_fails_by_name(session: SparkSession, settings: Settin
     with pytest.raises(Full, match="the value of key 3 has"):
         spark.push(session.sql("SELECT 3L AS key, repeat('x', 2000) AS text"), settings, "large")
     assert spark.push(session.sql("SELECT 1L AS key, '' AS text WHERE false"), settings, "large").rows == 0
+
+
+def test_what_spark_loses_or_refuses_is_told_in_its_words(session: SparkSession, settings: Settings, client: ControllerClient) -> None:
+    client.create_store("lost", key_schema=LONG, value_schema=record(("n", "int")), config=StoreConfig(partition_count=1))
+
+    def dying(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if batch.num_rows:
+                os._exit(1)
+            yield batch
+
+    rows = session.sql("SELECT 1L AS key, 3000000000L AS n")
+    with pytest.raises(Unavailable, match=r"Spark's job failed: .*crashed"):
+        spark.push(rows.mapInArrow(dying, "key bigint, n bigint"), settings, "lost")
+    for compression in ("none", "zstd-dict"):  # Found by a task, and here.
+        client.update_store("lost", compression=compression)
+        with pytest.raises(InvalidRequest, match=r"cannot read the data: .*3000000000"):
+            spark.push(rows, settings, "lost")
+    assert client.get_version("lost", 3).version.status is VersionStatus.ERROR
+    with pytest.raises(InvalidRequest, match=r"refuses the data frame: .*CalendarIntervalType"):
+        spark.push(session.sql("SELECT 1L AS key, make_interval(1) AS n"), settings, "lost")
+    assert client.get_store("lost").largest_version == 3
 
 
 def test_tasks_that_die_are_done_again(

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from push_kit import LONG, record
+from py4j.protocol import Py4JError
 
-from venice.errors import InvalidRequest
+from venice.errors import InvalidRequest, Unavailable
 from venice.model import Compression
 from venice.push import spark
 from venice.push.spark_tasks import Encoding
@@ -23,6 +24,23 @@ def test_missing_packages_are_named_before_a_version_is_begun(missing: str, monk
     with pytest.raises(InvalidRequest, match=f"needs {missing.partition('.')[0]}") as refused:
         spark.push(frame, "http://127.0.0.1:1", "features")
     assert refused.value.hint == "pip install 'venice-data[spark]'"
+
+
+LOST = """An error occurred while calling o64.collectToPython.
+: org.apache.spark.SparkException: Job aborted due to stage failure: ExecutorLostFailure (executor 1 exited)
+\tat java.base/java.lang.Thread.run(Thread.java:840)
+Caused by: java.io.EOFException
+\t... 37 more
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [("Answer from Java side is empty", "Answer from Java"), (LOST, "org.apache.spark.SparkException: Job aborted .* exited")],
+)
+def test_a_spark_that_loses_an_executor_or_is_lost_is_unavailable(said: str, named: str) -> None:
+    with pytest.raises(Unavailable, match=f"Spark's job failed: {named}"), spark._told():
+        raise Py4JError(said)
 
 
 def test_a_number_that_its_field_cannot_hold_is_refused_as_by_any_other_push() -> None:

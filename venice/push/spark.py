@@ -10,7 +10,8 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 _SCRATCH: Final = "scratch"
 _SAMPLE_ROWS: Final = 65_536
-_ERROR: Final = re.compile(r"^[\w.]*(?:Error|Exception)\b.*", re.MULTILINE)
-"""The line of a traceback that says what went wrong."""
+_ERROR: Final = re.compile(r"^(?:: |Caused by: )?([\w.$]*(?:Error\b.*|Exception: \S.*))", re.MULTILINE)
+"""The lines of a traceback, of Python or Java, that say what went wrong. Java's last cause often has nothing to say."""
 
 
 def push(
@@ -94,9 +95,11 @@ def push(
         done = session.done(found)
         if done is not None:
             return done
+        with _told():
+            empty = frame.limit(0).toArrow()
         with duckdb.connect() as connection:
             configure(connection, 1, None)
-            plan = _plan(connection, frame.limit(0).toArrow(), found, key, value)
+            plan = _plan(connection, empty, found, key, value)
         job = _Push(frame, found, plan, key, value, allow_duplicates, session.push_id, reporter, clock)
         return session.run(job.build)
 
@@ -161,8 +164,6 @@ class _Push:
 
     def _run(self, work: Callable[[], Any], tick: Callable[[], None]) -> Any:
         """What `work` returns, whose jobs end when the push must. Raises what a task found, and Unavailable if Spark fails."""
-        from pyspark.errors import PySparkException
-
         found: list[Any] = []
         context = self._frame.sparkSession.sparkContext
         group = f"venice push {self._push_id}"
@@ -171,11 +172,8 @@ class _Push:
             context.setJobGroup(group, f"push of {self._store.name}", interruptOnCancel=True)
             found.append(work())
 
-        try:
+        with _told():
             run_lanes([lane], tick=tick, stop=lambda: context.cancelJobGroup(group))
-        except PySparkException as error:
-            named = _ERROR.findall(str(error)) or [type(error).__name__]
-            raise Unavailable(f"Spark's job failed: {named[-1]}", hint="Spark's log says more; push again") from error
         return found[0]
 
     def _learn(self, value_bytes_max: int) -> bytes:
@@ -217,6 +215,23 @@ class _Push:
         )
         duplicates = sum(one.duplicates for one in outcomes)
         return Built(ref=seal(Path(grant.folder), manifest), manifest=manifest, duplicates=duplicates, skipped=tally.skipped)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Spark's errors as ours: InvalidRequest for a data frame that cannot be, Unavailable for a job that failed."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import AnalysisException, PySparkException, PySparkTypeError, PySparkValueError, UnsupportedOperationException
+
+    try:
+        yield
+    except (AnalysisException, PySparkTypeError, PySparkValueError, UnsupportedOperationException) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise InvalidRequest(f"Spark refuses the data frame: {said}", hint="select columns of types that Arrow has") from error
+    except (PySparkException, Py4JError) as error:  # The latter where Spark lost an executor, or we lost Spark.
+        said = str(error).strip()
+        named = _ERROR.findall(said) or [said.partition("\n")[0] or type(error).__name__]
+        raise Unavailable(f"Spark's job failed: {named[-1]}", hint="Spark's log says more; push again") from error
 
 
 def _check_packages() -> None:
