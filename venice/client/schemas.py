@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from venice.clock import Clock, SystemClock
-from venice.errors import InvalidRequest, Unavailable
+from venice.errors import Corrupt, InvalidRequest, Unavailable
 
 _TIMEOUT_S: Final = 10.0
 _PAUSE_S: Final = 0.5
@@ -26,6 +26,7 @@ class SchemaIds:
 
     Raises:
         InvalidRequest: The URL is none. Calls raise it too, where the registry wants to be asked otherwise.
+        Corrupt: In calls: the schema is of another kind than Avro.
         Unavailable: In calls: it did not answer.
     """
 
@@ -46,6 +47,8 @@ class SchemaIds:
         self._texts: dict[int, str] = {}
         self._unknown_s: dict[int, float] = {}
         """Id → when it was found to be unknown."""
+        self._kinds: dict[int, str] = {}
+        """Id → of which kind, for schemas that are not Avro."""
 
     def __call__(self, schema_id: int) -> str | None:
         known = self._texts.get(schema_id)
@@ -54,7 +57,9 @@ class SchemaIds:
         now_s = self._clock.monotonic_s()
         if now_s - self._unknown_s.get(schema_id, -_UNKNOWN_S) < _UNKNOWN_S:
             return None
-        found = self._ask(schema_id, now_s + self._retry_s)
+        found = None if schema_id in self._kinds else self._ask(schema_id, now_s + self._retry_s)
+        if schema_id in self._kinds:
+            raise Corrupt(f"schema {schema_id} is {self._kinds[schema_id]}, not Avro", hint="only messages of Avro schemas can be read")
         if found is None:
             self._unknown_s[schema_id] = now_s
         else:
@@ -86,8 +91,12 @@ class SchemaIds:
             raise Unavailable(f"the schema registry at {self._name} answered {status}", hint="try again later")
         try:
             answer = json.loads(body)
-            if status == 200 and answer.get("schemaType", "AVRO") == "AVRO":
-                return str(answer["schema"])
+            if status == 200:
+                kind = answer.get("schemaType", "AVRO")
+                if kind == "AVRO":
+                    return str(answer["schema"])
+                self._kinds[schema_id] = str(kind)
+                return None
         except (ValueError, KeyError, AttributeError):
             pass
         raise InvalidRequest(
