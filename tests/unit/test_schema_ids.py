@@ -40,3 +40,23 @@ def test_a_registry_that_wants_to_be_asked_otherwise_stops_the_flow(status: str)
         message = Message(b"key", b"\0\0\0\0\7\6", topic="t", timestamp=(1, 1000))
         with pytest.raises(InvalidRequest, match=f"answered {status[:3]}"):
             decode(message)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://h:abc", "'http://h:abc'"),
+        ("http://me:secret@h:abc", "'…@h:abc'"),
+        ("http://me:secret@[::1", "'…@[::1'"),
+        ("ftp://me:secret@h:21/x", "'…@h:21/x'"),
+        ("me:se/cret@h:8081", "'…@h:8081'"),
+        ("http://me:secret@", "'…@'"),
+        ("nowhere", "'nowhere'"),
+    ],
+)
+def test_what_is_no_url_is_refused_without_its_password(url: str, shown: str) -> None:
+    with pytest.raises(InvalidRequest, match="of the form") as refused:
+        SchemaIds(url)
+    assert refused.value.message.startswith(f"registry {shown} is not")
+    assert refused.value.__cause__ is None
+    assert "cret" not in str(refused.value)

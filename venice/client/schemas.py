@@ -31,13 +31,17 @@ class SchemaIds:
     """
 
     def __init__(self, url: str, clock: Clock | None = None, *, retry_s: float = 20.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest(f"registry {url!r} is not of the form http://HOST:PORT", hint="name a schema registry, or our controller")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise _no_url(url) from None  # Its words may repeat the password.
+        if parts.scheme not in ("http", "https") or not host:
+            raise _no_url(url)
         self._make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._address = (parts.hostname, parts.port)
+        self._address = (host, port)
         self._path = parts.path.rstrip("/")
-        self._name = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+        self._name = f"{parts.scheme}://{host}{f':{port}' if port else ''}"
         self._headers = {"Accept": "application/vnd.schemaregistry.v1+json"}
         if parts.username is not None:
             account = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -103,3 +107,9 @@ class SchemaIds:
             f"the schema registry at {self._name} answered {status} for schema {schema_id}: {body[:200]!r}",
             hint="name the registry of Avro schemas that wrote the messages",
         )
+
+
+def _no_url(url: str) -> InvalidRequest:
+    _, account, rest = url.rpartition("@")
+    shown = f"…@{rest}" if account else rest
+    return InvalidRequest(f"registry {shown!r} is not of the form http://HOST:PORT", hint="name a schema registry, or our controller")
