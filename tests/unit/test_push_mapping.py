@@ -9,8 +9,11 @@ import duckdb
 import pytest
 from push_kit import push_folder, record
 
+from venice import cli
+from venice.cli_output import EXIT_CODES
 from venice.errors import InvalidRequest
 from venice.model import Compression
+from venice.push.batch import push
 from venice.push.new_schema import grown_schema
 from venice.push.sources import locate_any
 
@@ -100,3 +103,11 @@ def test_a_schema_grows_by_the_columns_it_lacks(tmp_path: Path) -> None:
             grown_schema(connection, locate_any(connection, [tmp_path / "a.csv"]), store="rows-1", newest=VALUE, fed={"key"})
         with pytest.raises(InvalidRequest, match="no record"):
             grown_schema(connection, source, store="rows-1", newest='"long"', fed={"key"})
+
+
+def test_a_column_that_is_the_whole_value_adds_no_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """In Python and at the command line, before anybody is asked."""
+    with pytest.raises(InvalidRequest, match="'doc' is the whole value"):
+        push("http://127.0.0.1:1", "rows", sql="SELECT 1 AS key", value="doc", register_schema=True)
+    assert cli.run(["push", "rows", "--sql", "SELECT 1 AS key", "--value", "doc", "--register-schema"]) == EXIT_CODES["invalid_request"]
+    assert "'doc' is the whole value" in capsys.readouterr().err

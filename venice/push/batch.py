@@ -48,7 +48,7 @@ class PushOptions:
     value_schema: int | None = None
     """Id of the registered value schema that is written. Default: the newest."""
     register_schema: bool = False
-    """Add a field to the value schema for each column that it lacks, and register it."""
+    """Add a field to the value schema for each column that it lacks, and register it. Not with `value`."""
     push_id: str | None = None
     """Names the push. A push with the id of one that is complete returns at once; with that of one that was broken off it begins
     anew, as the same version."""
@@ -65,6 +65,12 @@ class PushOptions:
     """Cores to use; default: those this process may run on."""
     wait_s: float = 3600.0
     """How long to wait for the workers to load the version."""
+
+    def __post_init__(self) -> None:
+        if self.register_schema and self.value is not None:
+            raise InvalidRequest(
+                f"column {self.value!r} is the whole value, and --register-schema makes fields of columns", hint="leave one of the two out"
+            )
 
 
 def push(

@@ -43,7 +43,7 @@ def grown_schema(
     if newest is not None:
         schema = parse(newest)
         if not isinstance(schema.resolve(schema.root), Record):
-            raise InvalidRequest(f"the value of store {store!r} is no record, so no field can be added", hint="push it with --value COLUMN")
+            raise InvalidRequest(f"the value of store {store!r} is no record, so no field can be added", hint="leave --register-schema out")
         document = dict(load_json(newest))
     known = {field["name"] for field in document["fields"]} | set(fed)
     added = [field for field in _fields(connection, source, document["name"]) if field["name"] not in known]
