@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,53 @@ def test_parts_that_do_not_fit_each_other_are_both_named(tmp_path: Path) -> None
     write(tmp_path / "2.avro", [{"key": 1, "name": 1.0}], other)
     with pytest.raises(Incompatible, match=r"1\.avro.*2\.avro|2\.avro.*1\.avro"):
         locate([tmp_path])
+
+
+def one_field(kind: Any, *more: Any) -> dict[str, Any]:
+    return {"type": "record", "name": "Row", "fields": [{"name": "key", "type": "long"}, {"name": "value", "type": kind}, *more]}
+
+
+def color(*symbols: str) -> dict[str, Any]:
+    return {"type": "enum", "name": "Color", "symbols": list(symbols), "default": symbols[0]}
+
+
+MILLIS, MICROS = ({"type": "long", "logicalType": f"timestamp-{unit}"} for unit in ("millis", "micros"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (one_field("long", {"name": "a", "type": "long"}), one_field("long", {"name": "b", "type": "long"}), "field|one only"),
+        (one_field("long"), one_field("float"), "value"),
+        (one_field({"type": "array", "items": "long"}), one_field({"type": "array", "items": "double"}), r"value\[\]"),
+        (one_field(MILLIS), one_field(MICROS), "value is"),
+    ],
+)
+def test_parts_of_which_something_would_be_lost_are_refused(tmp_path: Path, first: Any, second: Any, said: str) -> None:
+    values: dict[str, Any] = {"key": 1, "value": [] if "array" in json.dumps(first) else 1, "a": 1, "b": 1}
+    for name, schema in (("1", first), ("2", second)):
+        write(tmp_path / name / "x.avro", [values], schema)
+    for order in (("1", "2"), ("2", "1")):
+        with pytest.raises(Incompatible, match=r"1/x\.avro.*2/x\.avro|2/x\.avro.*1/x\.avro") as refused:
+            locate([tmp_path / part for part in order])
+        assert re.search(said, refused.value.message), refused.value.message
+
+
+def test_fields_and_symbols_of_any_part_are_kept(tmp_path: Path) -> None:
+    a, b = ({"name": name, "type": "long", "default": 0} for name in "ab")
+    write(
+        tmp_path / "1.avro", [{"key": 1, "value": "red", "a": 5}, {"key": 2, "value": "blue", "a": 6}], one_field(color("red", "blue"), a)
+    )
+    write(
+        tmp_path / "2.avro", [{"key": 3, "value": "red", "b": 7}, {"key": 4, "value": "green", "b": 8}], one_field(color("red", "green"), b)
+    )
+    schema = record(("value", color("red", "green", "blue")), ("a", "long"), ("b", "long"))
+    assert push_folder(tmp_path / "out", inputs=[tmp_path / "1.avro", tmp_path / "2.avro"], value_schema=schema).rows == {
+        1: {"value": "red", "a": 5, "b": 0},
+        2: {"value": "blue", "a": 6, "b": 0},
+        3: {"value": "red", "a": 0, "b": 7},
+        4: {"value": "green", "a": 0, "b": 8},
+    }
 
 
 def test_a_truncated_part_is_named_wherever_it_ends(tmp_path: Path) -> None:

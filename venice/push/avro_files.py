@@ -24,7 +24,9 @@ from venice.push.files import open_file, size_of
 from venice.schema.codec import Codec, reader
 from venice.schema.columnar import ColumnDecoder
 from venice.schema.decoding import generate_decoder
+from venice.schema.lossless import lost
 from venice.schema.parsing import parse
+from venice.schema.superset import superset
 from venice.schema.types import Record
 
 MAGIC: Final = b"Obj\x01"
@@ -107,7 +109,7 @@ def read_headers(names: Sequence[str]) -> AvroFiles:
 
     Raises:
         InvalidRequest: A file is no Avro container, or has an unknown codec, or rows that are no records.
-        Incompatible: No file has a schema that can read the rows of all the others.
+        Incompatible: No schema reads the rows of all files without losing some of them.
         NotFound: A file is not there any more.
     """
     files = tuple(_header(name) for name in names)
@@ -143,7 +145,7 @@ def _header(name: str) -> _File:
 
 
 def _common(files: Sequence[_File]) -> str:
-    """The schema of one of the files that reads all: the one with the most fields, of equal ones that of the last file."""
+    """A schema that reads all and loses nothing: one of the files', with the most fields, of equal ones the last; else their superset."""
     latest = {file.schema: file for file in files}
     ordered = [file for file in reversed(files) if latest[file.schema] is file]
     ordered.sort(key=lambda file: -_fields(file.schema))
@@ -156,7 +158,13 @@ def _common(files: Sequence[_File]) -> str:
         except Incompatible as error:
             refused = refused or error
     assert refused is not None
-    raise refused
+    try:
+        every = replace(files[-1], schema=superset(dict.fromkeys(file.schema for file in files)))
+        for other in ordered:
+            _read(other, every)
+        return every.schema
+    except Incompatible:
+        raise refused from None
 
 
 def _fields(text: str) -> int:
@@ -168,6 +176,8 @@ def _fields(text: str) -> int:
 def _read(writer: _File, wanted: _File) -> None:
     try:
         reader(writer.schema, wanted.schema)
+        if found := lost(parse(writer.schema), parse(wanted.schema)):
+            raise Incompatible(found)
     except Incompatible as error:
         raise Incompatible(
             f"the schemas of {writer.name} and {wanted.name} do not fit each other: {error.message}",
