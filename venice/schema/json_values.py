@@ -67,7 +67,7 @@ def from_json(schema: Schema, node: Type, value: Any) -> Any:
                 return {name: from_json(schema, kinds[name], member) for name, member in members.items()}
             case Union(branches):
                 return _branch(schema, branches, value)
-    except (ValueError, TypeError, KeyError, DecimalException, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, DecimalException, OverflowError, RecursionError) as error:
         text = repr(value)[:80]
         raise InvalidRequest(f"{text} is not {describe(node)} in JSON", hint="docs/formats/wire.md lists how types look in JSON") from error
 
@@ -91,12 +91,18 @@ def _primitive(kind: str, value: Any) -> Any:
 
 
 def _branch(schema: Schema, branches: tuple[Type, ...], value: Any) -> Any:
+    rounded = None
     for branch in branches:
         try:
-            return from_json(schema, branch, value)
+            found = from_json(schema, branch, value)
         except InvalidRequest:
             continue
-    raise ValueError
+        if type(value) is not int or type(found) is not float or int(found) == value:
+            return found
+        rounded = found if rounded is None else rounded  # A later branch may hold all its digits.
+    if rounded is None:
+        raise ValueError
+    return rounded
 
 
 def _decimal(value: Any) -> Decimal:
