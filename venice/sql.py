@@ -131,11 +131,11 @@ class Rows:
         self._schema_id = version.value_schema_id if version.hybrid is None else max(schemas, default=0)
         if self._schema_id not in schemas:
             raise Corrupt(f"{self._of} is of value schema {self._schema_id}, which the store lacks", hint="inspect the catalog")
-        wanted = schemas[self._schema_id]
+        self._schemas = schemas
+        wanted = self._wanted = schemas[self._schema_id]
         self._key = ColumnDecoder(store.key_schema)
         self._value = ColumnDecoder(wanted)
         self._encode = Codec(wanted).encode
-        self._readers = {schema_id: reader(text, wanted) for schema_id, text in schemas.items()}
         self._prefix = value_prefix(self._schema_id)
         self._unpack = unpacker_of(version)
         self.schema = pa.schema(_columns(parse(store.key_schema), self._key.arrow_schema, self._value.arrow_schema))
@@ -173,13 +173,14 @@ class Rows:
         payload = data if self._unpack is None else self._unpack(data)
         if found.schema_id == self._schema_id:
             return payload
-        read = self._readers.get(found.schema_id)
-        if read is None:
+        written = self._schemas.get(found.schema_id)
+        if written is None:
             raise Corrupt(
-                f"a value of {self._of} is of schema {found.schema_id}, not {', '.join(map(str, self._readers))}",
+                f"a value of {self._of} is of schema {found.schema_id}, not {', '.join(map(str, self._schemas))}",
                 hint="'venice inspect snapshot --check' looks for damage, 'venice inspect lag' for values of unregistered schemas",
             )
-        return self._encode(read(payload, 0))
+        # Asked for here, because most versions hold values of one schema, and kept there: a lookup in a cache is little beside it.
+        return self._encode(reader(written, self._wanted)(payload, 0))
 
     def _batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> pa.RecordBatch:
         columns = [*self._key.decode(keys).columns, *self._value.decode(values).columns]
