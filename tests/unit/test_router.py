@@ -287,15 +287,19 @@ class Saboteur:
         self._answer, self._ending = answer, ending
         self._held: list[socket.socket] = []
         self._serving: socket.socket | None = None
+        self._closing = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        if self._serving is not None:
-            with contextlib.suppress(OSError):
-                self._serving.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._closing = True
+            if self._serving is not None:
+                with contextlib.suppress(OSError):
+                    self._serving.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         for held in self._held:
             held.close()
@@ -306,7 +310,11 @@ class Saboteur:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._serving = connection
+            with self._lock:  # A connection taken while another thread closes must not be waited on.
+                if self._closing:
+                    connection.close()
+                    return
+                self._serving = connection
             with contextlib.suppress(ConnectionError):  # whoever has had enough of it closes
                 for answer in (*[self._good] * self._times, self._answer):
                     request = connection.recv(65536)

@@ -22,6 +22,8 @@ from venice.naming import check_topic_name
 
 QUEUE_FULL_S = 0.005  # Until the queue to the brokers has room again.
 POLL_S = 0.1
+# The producer says the last one of a message that it was handed just as it learnt that the topic is gone.
+GONE = UNKNOWN | {KafkaError._DESTROY}
 
 
 class KafkaLog:
@@ -74,7 +76,7 @@ class KafkaLog:
     def append(self, topic: str, partition: int, payloads: Sequence[bytes]) -> list[int]:
         _check_sizes(topic, payloads)
         # Only the producer's ignorance of a new topic is tried again: anything else may have been appended.
-        return self._cluster.on([(topic, partition)], lambda: self._append(topic, partition, payloads), retry=UNKNOWN)
+        return self._cluster.on([(topic, partition)], lambda: self._append(topic, partition, payloads), retry=GONE)
 
     def append_batches(self, batches: Sequence[Batch]) -> _Appending:
         appender = self._usable_appender()
@@ -132,7 +134,7 @@ class KafkaLog:
         if delivery.error is None:
             return delivery.offsets
         self._let_go(appender)
-        if delivery.error.code() in UNKNOWN:
+        if delivery.error.code() in GONE:
             if delivery.offsets:  # Some were appended before the topic went away, so this must not be tried again.
                 raise translated(delivery.error, topic)
             appender.look_again(topic)
