@@ -45,8 +45,12 @@ def test_a_registry_that_wants_to_be_asked_otherwise_stops_the_flow(status: str)
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("http://h:abc", "'http://h:abc'"),
-        ("http://me:secret@h:abc", "'…@h:abc'"),
+        ("http://h:abc", "'http://h:…'"),
+        ("http://me:secret", "'http://me:…'"),
+        ("me:secret", "'me:…'"),
+        ("http://me:secret@h:abc", "'…@h:…'"),
+        ("http://me:with@h:secret", "'…@h:…'"),
+        ("http://me:12/secret@h", "'…@h'"),
         ("http://me:secret@[::1", "'…@[::1'"),
         ("ftp://me:secret@h:21/x", "'…@h:21/x'"),
         ("me:se/cret@h:8081", "'…@h:8081'"),

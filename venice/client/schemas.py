@@ -36,7 +36,7 @@ class SchemaIds:
             host, port = parts.hostname, parts.port
         except ValueError:
             raise _no_url(url) from None  # Its words may repeat the password.
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not host or "@" in parts.path:  # An @ there ends a password with a slash in it.
             raise _no_url(url)
         self._make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._address = (host, port)
@@ -110,6 +110,13 @@ class SchemaIds:
 
 
 def _no_url(url: str) -> InvalidRequest:
+    """What it says leaves out all that may be a password: what stands before an @, and what stands for a port and is none."""
     _, account, rest = url.rpartition("@")
-    shown = f"…@{rest}" if account else rest
-    return InvalidRequest(f"registry {shown!r} is not of the form http://HOST:PORT", hint="name a schema registry, or our controller")
+    scheme, slashes, place = rest.rpartition("//")
+    host, colon, port = place.partition(":")
+    if colon and not host.startswith("[") and not port.partition("/")[0].isdigit():
+        place = f"{host}:…"
+    return InvalidRequest(
+        f"registry {('…@' if account else '') + scheme + slashes + place!r} is not of the form http://HOST:PORT",
+        hint="name a schema registry, or our controller; in a user or a password, write : as %3A, / as %2F and @ as %40",
+    )
