@@ -149,6 +149,7 @@ class DaVinciClient:
         thread = getattr(self, "_thread", None)
         if thread is not None and thread.is_alive():
             thread.join()
+            self._view = None  # It may have been at the point of setting a new one.
         for part in ("_tail", "_replicas", "_log"):
             opened = getattr(self, part, None)
             if opened is not None:
