@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,17 @@ import pytest
 BROKER = Path(__file__).resolve().parent.parent / "docker" / "kafka" / "broker.py"
 
 
+@cache
+def fetch_jars() -> None:
+    """Have the broker's jars, in CI: elsewhere tests download nothing."""
+    if os.environ.get("CI"):
+        subprocess.run([sys.executable, str(BROKER), "fetch"], check=False, timeout=600)
+
+
 def run_broker(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`broker.py start FOLDER` or `stop FOLDER`."""
+    if command == "start":
+        fetch_jars()
     return subprocess.run([sys.executable, str(BROKER), command, str(folder)], capture_output=True, text=True, check=False, timeout=280)
 
 
@@ -35,7 +45,5 @@ def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield named if named.startswith("kafka:") else f"kafka:{named}"
         return
     folder = tmp_path_factory.mktemp("kafka")
-    if os.environ.get("CI"):
-        subprocess.run([sys.executable, str(BROKER), "fetch"], check=False, timeout=600)
     yield start_or_skip(folder)
     run_broker("stop", folder)

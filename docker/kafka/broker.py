@@ -12,6 +12,7 @@ FOLDER/broker.pid, the broker's output in FOLDER/broker.log. A broker that was k
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import random
 import shutil
@@ -19,8 +20,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -63,13 +65,15 @@ class Refused(Exception):
 
 
 def fetch() -> None:
-    """Download the jars, unless they are there."""
-    if not jars_are_there():
-        if shutil.which("mvn") is None or shutil.which("java") is None:
-            raise Refused("Maven and Java 17 are needed: apt-get install maven openjdk-17-jre-headless")
-        done = subprocess.run(["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "package"], check=False)
-        if done.returncode or not jars_are_there():
-            raise Refused("Maven could not fetch the broker's jars: see what it printed above")
+    """Download the jars, unless they are there. Who comes while another does it waits for them."""
+    with (HERE / "pom.xml").open() as pom:
+        fcntl.flock(pom, fcntl.LOCK_EX)
+        if not jars_are_there():
+            if shutil.which("mvn") is None or shutil.which("java") is None:
+                raise Refused("Maven and Java 17 are needed: apt-get install maven openjdk-17-jre-headless")
+            done = subprocess.run(["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "package"], check=False)
+            if done.returncode or not jars_are_there():
+                raise Refused("Maven could not fetch the broker's jars: see what it printed above")
     print(JARS)
 
 
@@ -86,27 +90,32 @@ def start(folder: Path, port: int | None, *, full_speed: bool) -> str:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    if not properties.exists():
-        first = port or free_port()
-        ports = (first, free_port(other_than=first))
-        unfinished = folder / "unfinished.properties"
-        unfinished.write_text(PROPERTIES.format(port=ports[0], controller_port=ports[1], data=folder / "data"))
-        tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(unfinished))
-        if java(folder, QUICK_START, *tool).wait() != 0:
-            raise Refused(f"the broker's folder could not be made: see {folder / 'broker.log'}")
-        unfinished.rename(properties)
-    url = f"kafka:127.0.0.1:{port_of(properties)}"
-    if running(folder) is None:
-        starts = count_starts(folder)
-        process = java(folder, [] if full_speed else QUICK_START, "kafka.Kafka", str(properties))
-        (folder / "broker.pid").write_text(str(process.pid))
-        try:
-            wait_until_started(folder, process, starts)
-        except Refused as error:
-            # The test that wanted it shows this, and nobody the folder.
-            lines = (folder / "broker.log").read_text(errors="replace").splitlines()[-5:]
-            raise Refused("\n".join([str(error), *lines])) from error
-    return url
+    with ExitStack() as kept:
+        if not properties.exists():
+            own, controller_port = keep_ports(kept, 2)
+            if port == controller_port:
+                controller_port = own
+            unfinished = folder / "unfinished.properties"
+            unfinished.write_text(PROPERTIES.format(port=port or own, controller_port=controller_port, data=folder / "data"))
+            tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(unfinished))
+            if java(folder, QUICK_START, *tool).wait() != 0:
+                raise Refused(f"the broker's folder could not be made: see {folder / 'broker.log'}")
+            unfinished.rename(properties)
+        if running(folder) is None:
+            run(folder, full_speed=full_speed)
+    return f"kafka:127.0.0.1:{port_of(properties)}"
+
+
+def run(folder: Path, *, full_speed: bool) -> None:
+    starts = count_starts(folder)
+    process = java(folder, [] if full_speed else QUICK_START, "kafka.Kafka", str(folder / "server.properties"))
+    (folder / "broker.pid").write_text(str(process.pid))
+    try:
+        wait_until_started(folder, process, starts)
+    except Refused as error:
+        # The test that wanted it shows this, and nobody the folder.
+        lines = (folder / "broker.log").read_text(errors="replace").splitlines()[-5:]
+        raise Refused("\n".join([str(error), *lines])) from error
 
 
 def stop(folder: Path) -> None:
@@ -180,16 +189,19 @@ def port_of(properties: Path) -> int:
     return int(listeners.split(",")[0].rpartition(":")[2])
 
 
-def free_port(other_than: int = 0) -> int:
-    """A port that nobody listens on, below those that the kernel takes for outgoing connections: between now and the moment when the
-    JVM listens, seconds later, one of them could take it."""
+def keep_ports(kept: ExitStack, count: int) -> list[int]:
+    """Ports that nobody listens on, kept for the JVM until `kept` is closed: it listens seconds later, and another broker that starts
+    meanwhile must not choose them too. They lie below those that the kernel takes for outgoing connections."""
+    locks = kept.enter_context((Path(tempfile.gettempdir()) / f"venice-broker-ports-{os.getuid()}").open("w"))
+    found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe, suppress(OSError):
-            if port == other_than:
-                continue
+            fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             probe.bind(("127.0.0.1", port))
-            return port
-    raise Refused(f"no port from {PORTS[0]} to {PORTS[-1]} is free: name one with --port")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise Refused(f"no {count} ports from {PORTS[0]} to {PORTS[-1]} are free")
 
 
 def main() -> int:
