@@ -21,8 +21,9 @@ check: setup ## ruff, its format, mypy --strict, the import contract
 	@mypy
 	@lint-imports --no-cache
 
+# A file of tests goes to the next free process as a whole. Half of the time a test waits, so there is one process more than two cores.
 test: setup ## all tests; no network needed
-	@$(IN_VENV) -m pytest
+	@$(IN_VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## benchmarks of docs/performance.md, as ratios within one run; needs redis-server and wrk for the comparisons
 	@set -e; for bench in tests/bench/bench_*.py; do $(IN_VENV) $$bench; done

@@ -1,4 +1,7 @@
-"""What every test stands on: no settings from outside, free ports, a clock that moves when told, and no skipped Kafka tests in CI."""
+"""What every test stands on: no settings from outside, free ports, a clock that moves when told, and no skipped Kafka tests in CI.
+
+`make test` runs the files of tests side by side in some processes (pytest-xdist), the longest ones first; `pytest` alone runs them in one.
+"""
 
 from __future__ import annotations
 
@@ -29,23 +32,39 @@ def clock() -> ManualClock:
 
 
 class FreePorts:
-    """Loopback TCP ports that nobody listens on; no two calls in a test run give the same one.
+    """Loopback TCP ports that nobody listens on; no two calls in a test run give the same one, nor two processes of it.
 
     They lie below the range the kernel takes outgoing ports from, so that no connection of a test can occupy one later.
+
+    Args:
+        start: Where to begin; runs side by side begin at different places.
+        process: Which process of the run this is, from 0.
+        processes: How many it has. They take turns, block by block.
     """
 
-    def __init__(self, first: int, last: int) -> None:
-        self._next = first
-        self._last = last
+    def __init__(self, start: int, process: int, processes: int) -> None:
+        blocks = (PORTS.stop - PORTS.start) // PORTS_OF_BLOCK
+        first = (start - PORTS.start) // PORTS_OF_BLOCK
+        turns = ((first + number) % blocks for number in range(process, blocks, processes))
+        self._blocks = (PORTS.start + turn * PORTS_OF_BLOCK for turn in turns)
+        self._next = self._end = 0
 
     def __call__(self, count: int = 1) -> int:
         """The first of `count` free ports in a row."""
-        while self._next + count <= self._last:
+        assert count <= PORTS_OF_BLOCK
+        while True:
+            if self._next + count > self._end:
+                block = next(self._blocks, None)
+                assert block is not None, "no free ports left below the ephemeral range"
+                self._next, self._end = block, block + PORTS_OF_BLOCK
             first = self._next
             self._next += count
             if all(_is_free(port) for port in range(first, first + count)):
                 return first
-        raise AssertionError("no free ports left below the ephemeral range")
+
+
+PORTS = range(10_000, 32_000)
+PORTS_OF_BLOCK = 20
 
 
 def _is_free(port: int) -> bool:
@@ -61,8 +80,22 @@ def _is_free(port: int) -> bool:
 @pytest.fixture(scope="session")
 def free_port() -> FreePorts:
     """`free_port()` is a free port, `free_port(4)` the first of four in a row."""
-    # Runs side by side start at different places.
-    return FreePorts(10_000 + os.getpid() % 200 * 100, 32_000)
+    # Of xdist; the number in the name of a process is its place, and their parent is the run.
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    run = os.getpid() if worker is None else os.getppid()
+    return FreePorts(PORTS.start + run % 200 * 100, int(worker.removeprefix("gw")) if worker else 0, workers)
+
+
+LONGEST = (
+    *("test_docs", "test_chaos", "test_kill", "test_checkpoint_kills", "test_hybrid", "test_matrix", "test_trimmed", "test_quickstart"),
+    *("test_suspended", "test_compressed"),
+)
+"""Files of tests that take longest. They begin first when several processes share the files: begun last, one would go on alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
