@@ -17,8 +17,9 @@ from venice.config import Settings
 from venice.log import Log
 from venice.model import Assignment, Leadership, ReplicaReport, ReplicaState, StartOffset, Version, VersionStatus
 from venice.naming import version_topic
-from venice.node import WorkerRuntime, worker_id
+from venice.node import WorkerRuntime
 from venice.operators import run
+from venice.processes import worker_id
 from venice.record import Kind, Origin, Record, encode
 from venice.rules.partitioning import partition_of
 from venice.storage.format import encode_value

@@ -181,7 +181,7 @@ def _clock(clock: Clock, newest_ms: int) -> Finding:
 def _processes(settings: Settings) -> Iterator[Finding]:
     from venice.clock import SystemClock
     from venice.control.remote import ControllerClient
-    from venice.node import worker_url
+    from venice.processes import worker_url
     from venice.supervisor import healthy
 
     controller = healthy(f"{settings.controller_url}/api/v1/health")
@@ -200,7 +200,7 @@ def _processes(settings: Settings) -> Iterator[Finding]:
 
 
 def _process(name: str, url: str, is_healthy: bool) -> Finding:
-    from venice.node import check_port, host_port
+    from venice.processes import check_port, host_port
 
     if is_healthy:
         return Finding(name=name, state="ok", found=f"serves at {url}")

@@ -37,7 +37,7 @@ def up(
     """Run controller, router and workers on this machine until Ctrl-C."""
     from venice.clock import SystemClock
     from venice.local_nodes import remember, remembered
-    from venice.node import on_stop_signal
+    from venice.processes import on_stop_signal
     from venice.supervisor import Cluster
 
     settings = settings_of(ctx, workers=workers)
@@ -88,7 +88,7 @@ def _said_of_nodes(before: int, count: int, left_out: Sequence[str]) -> Iterator
 @run.command("controller")
 def controller(ctx: typer.Context, supervised: Supervised = False) -> None:
     """Run the controller: commands, the versions' life, placement."""
-    from venice.node import run_controller
+    from venice.controller_process import run_controller
 
     settings = settings_of(ctx)
     with _begun("controller", settings, supervised):
@@ -98,7 +98,7 @@ def controller(ctx: typer.Context, supervised: Supervised = False) -> None:
 @run.command("router")
 def router(ctx: typer.Context, supervised: Supervised = False) -> None:
     """Run a router: where thin clients and curl read."""
-    from venice.node import run_router
+    from venice.router_process import run_router
 
     settings = settings_of(ctx)
     with _begun("router", settings, supervised):
@@ -201,7 +201,7 @@ def _begun(process: str, settings: Settings, supervised: bool) -> Iterator[None]
     from venice.telemetry import log_event
 
     if supervised:
-        from venice.node import stop_with_parent
+        from venice.processes import stop_with_parent
 
         stop_with_parent()
     _log(process, settings)

@@ -1,25 +1,19 @@
-"""The composition root: settings in, running processes out. Nothing else builds a log, a clock, a server and a catalog.
+"""What a worker process is made of: settings in, a log, a catalog, replicas and a server running.
 
-Processes: `run_controller`, `run_router`, `run_node` (which supervises workers) and `Cluster`, which supervises all of
-them on one machine. A worker is a dataflow (see `flows/worker.py`) around a `WorkerRuntime`.
+A worker is a dataflow (see `flows/worker.py`) around a `WorkerRuntime`. The other processes: `controller_process.py`,
+`router_process.py`, and `supervisor.py` for a node, which supervises workers, and a whole cluster on one machine.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import secrets
-import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from venice import record as log_record
 from venice.checkpoints import Checkpointer
@@ -27,28 +21,23 @@ from venice.clock import Clock, SystemClock
 from venice.config import Settings
 from venice.control.catalog import Catalog, CatalogTail
 from venice.control.encoding import to_json
-from venice.errors import Conflict, VeniceError
+from venice.errors import VeniceError
 from venice.faults import FaultLedger
 from venice.leaders import LeaderSet, Merged
 from venice.leading import Led
-from venice.log import Entry, Log
+from venice.log import Entry
 from venice.log.open import open_log
 from venice.model import ReplicaReport, ReplicaState, VersionStatus, Worker, WorkerReport
-from venice.naming import CATALOG_TOPIC, REPORTS_TOPIC, replica_name
+from venice.naming import REPORTS_TOPIC, replica_name
+from venice.processes import ensure_topics, on_stop_signal, worker_id, worker_url
 from venice.record import Kind, Record
 from venice.replica import Wanted
 from venice.replicas import OpenVersions, ReplicaSet
-from venice.serve.exposition import CONTENT_TYPE, measure_requests, with_metrics
+from venice.serve.exposition import measure_requests, with_metrics
 from venice.serve.http import HttpServer
-from venice.serve.router import Router
 from venice.serve.server import WorkerHandler
-from venice.telemetry import CATALOG_SEQUENCE, REPLICAS, STORES, WORKERS, Metrics, log_event
+from venice.telemetry import CATALOG_SEQUENCE, REPLICAS, Metrics, log_event
 from venice.watch import Registered, ValueLimit, Watch, schemas_of
-
-if TYPE_CHECKING:
-    from fastapi.responses import PlainTextResponse
-
-    from venice.control.controller import Controller
 
 REPORT_S = 1.0
 """A worker reports at every change and at least so often."""
@@ -57,16 +46,6 @@ SWITCH_S = 0.0005
 """How long the thread that folds may keep the interpreter from the one that answers reads; Python's own 5 ms would be each read's wait."""
 
 _HELD = frozenset({VersionStatus.STARTED, VersionStatus.PUSHED, VersionStatus.ONLINE, VersionStatus.ROLLED_BACK})
-
-
-def worker_id(settings: Settings, index: int) -> str:
-    """Name of a node's worker, the same in each life of the process."""
-    return f"{settings.node}-w{index}"
-
-
-def worker_url(settings: Settings, index: int) -> str:
-    """Where a node's worker listens."""
-    return f"http://{settings.worker_host}:{settings.worker_port + index}"
 
 
 class WorkerRuntime:
@@ -266,132 +245,3 @@ def _allow_many_files() -> None:
     """Raise this process's soft limit of open files to the hard one: a replica keeps seven, and 1024 end at 140 replicas."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def ensure_topics(log: Log) -> None:
-    """Create the catalog's and the reports' topic if they are not there; any process may be the first."""
-    log.create_topic(CATALOG_TOPIC, 1)
-    log.create_topic(REPORTS_TOPIC, 1)
-
-
-def run_controller(settings: Settings) -> None:
-    """Run the controller until SIGTERM or SIGINT."""
-    import uvicorn
-
-    from venice.control.api import build_app
-    from venice.control.controller import Controller
-    from venice.control.policy import Policy
-
-    clock = SystemClock()
-    log = open_log(settings.log_url, clock)
-    ensure_topics(log)
-    host, port = host_port(settings.controller_url)
-    check_port(host, port, "controller")
-    stopped_by: list[VeniceError] = []
-
-    def stop(error: VeniceError) -> None:
-        stopped_by.append(error)
-        server.should_exit = True
-
-    controller = Controller(log, clock, Policy.of(settings), rng=Random(secrets.randbits(128)), on_stop=stop)
-    app = build_app(controller)
-    app.get("/metrics", include_in_schema=False)(_controller_metrics(controller))
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, access_log=False))
-    # uvicorn stops at a signal and then raises it again: without a handler of ours that would end the process right there.
-    on_stop_signal(lambda: None)
-    controller.start()
-    try:
-        server.run()
-        if stopped_by:
-            raise stopped_by[0]
-    finally:
-        controller.close()
-        log.close()
-
-
-def _controller_metrics(controller: Controller) -> Callable[[], PlainTextResponse]:
-    from fastapi.responses import PlainTextResponse
-
-    metrics = Metrics()
-    metrics.watch(CATALOG_SEQUENCE, lambda: controller.health().catalog_sequence)
-    metrics.watch(STORES, lambda: controller.health().stores)
-    metrics.watch(WORKERS, lambda: controller.health().workers_live, state="live")
-    metrics.watch(WORKERS, lambda: controller.health().workers - controller.health().workers_live, state="silent")
-    return lambda: PlainTextResponse(metrics.exposition(), media_type=CONTENT_TYPE.decode())
-
-
-def run_router(settings: Settings) -> None:
-    """Run a router until SIGTERM or SIGINT."""
-    clock = SystemClock()
-    log = open_log(settings.log_url, clock)
-    ensure_topics(log)
-    tail = CatalogTail(log, clock)
-    tail.start()
-    host, port = host_port(settings.router_url)
-    router = Router(tail)
-    metrics = Metrics()
-    metrics.watch(CATALOG_SEQUENCE, lambda: tail.catalog.sequence)
-    measure_requests(metrics, lambda: server)
-    server = HttpServer(with_metrics(router.handle, metrics), host, port, on_stop=router.close, lanes=router.lane)
-    server.start()
-    try:
-        wait_for_stop()
-    finally:
-        server.stop()
-        tail.close()
-        log.close()
-
-
-def wait_for_stop() -> None:
-    """Block the main thread until SIGTERM or SIGINT."""
-    stop = threading.Event()
-    on_stop_signal(stop.set)
-    stop.wait()
-
-
-def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call `stop` at SIGTERM or SIGINT; a second SIGINT ends the process at once. Main thread only."""
-
-    def handle(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-
-
-def stop_with_parent() -> None:
-    """Stop this process when the one that started it is gone.
-
-    The parent holds the other end of our standard input; however it dies, the kernel closes that end.
-    """
-
-    def watch() -> None:
-        try:
-            while os.read(0, 4096):
-                pass
-        except OSError:
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def host_port(url: str) -> tuple[str, int]:
-    """Host and port of an `http://` URL."""
-    parts = urlsplit(url)
-    return parts.hostname or "127.0.0.1", parts.port or 80
-
-
-def check_port(host: str, port: int, name: str) -> None:
-    """Raises Conflict if something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Conflict(
-                f"port {port} for the {name} cannot be used: {error.strerror}",
-                hint="stop the program that listens there, or choose other ports in venice.toml",
-                port=port,
-            ) from error

@@ -31,7 +31,8 @@ from venice.connectors import STOPPING, AnySettings, ChangeSource, WriteSink
 from venice.errors import InvalidRequest, VeniceError
 from venice.leaders import Merged
 from venice.log import Entry
-from venice.node import WorkerRuntime, on_stop_signal
+from venice.node import WorkerRuntime
+from venice.processes import on_stop_signal
 
 if TYPE_CHECKING:
     from venice.kafka_connector import KafkaFault

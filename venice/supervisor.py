@@ -23,7 +23,7 @@ from venice.control.remote import ControllerClient
 from venice.deployed import STEADY_S, FlowState, State, command, process_name, write_state
 from venice.errors import Conflict, NotFound, Unavailable, VeniceError
 from venice.local_nodes import node_name, node_settings
-from venice.node import check_port, host_port, on_stop_signal, worker_id, worker_url
+from venice.processes import check_port, host_port, on_stop_signal, worker_id, worker_url
 from venice.telemetry import log_event
 
 WORKER_BUILD = "venice_flows.worker:build"

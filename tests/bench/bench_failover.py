@@ -32,7 +32,7 @@ from venice.config import Settings, environment, load
 from venice.control.remote import ControllerClient
 from venice.local_nodes import node_settings
 from venice.model import StoreConfig
-from venice.node import worker_url
+from venice.processes import worker_url
 from venice.push.batch import push
 from venice.supervisor import Cluster, healthy
 

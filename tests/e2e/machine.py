@@ -13,7 +13,7 @@ from test_supervisor import alive, children
 from waiting import eventually
 
 from venice.config import Settings, environment
-from venice.node import worker_id, worker_url
+from venice.processes import worker_id, worker_url
 from venice.supervisor import healthy
 
 

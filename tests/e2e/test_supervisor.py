@@ -18,7 +18,7 @@ from venice.clock import SystemClock
 from venice.config import Settings, environment
 from venice.control.remote import ControllerClient
 from venice.errors import Conflict, Unavailable
-from venice.node import host_port, worker_url
+from venice.processes import host_port, worker_url
 from venice.supervisor import Cluster, healthy
 
 eventually = partial(waiting.eventually, timeout_s=30)

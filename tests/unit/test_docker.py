@@ -18,7 +18,7 @@ from venice.cli import app
 from venice.clock import SystemClock
 from venice.config import Settings
 from venice.log.open import open_log
-from venice.node import worker_url
+from venice.processes import worker_url
 from venice.supervisor import STOP_S
 
 ROOT = Path(__file__).resolve().parents[2]
