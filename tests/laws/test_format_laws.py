@@ -73,6 +73,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                         rows=draw(st.integers(1, 10**12)),
                         size=draw(counts),
                         sha256=draw(st.binary(min_size=32, max_size=32)).hex(),
+                        piece_bytes=draw(counts),
                         min_key=low,
                         max_key=high,
                     )
@@ -198,15 +199,17 @@ def test_a_cut_manifest_is_corrupt(manifest: Manifest, data: st.DataObject) -> N
 def test_a_newer_format_is_refused_by_its_number() -> None:
     manifest = Manifest(store="s", version=1, partition_count=1, created_ms=1, value_schema_id=1)
     identity = Identity(store="s", version=1, partition=0, topic_id="t", incarnation="i")
-    for decode, data, what in (
-        (decode_manifest, encode_manifest(manifest), "manifest"),
-        (decode_identity, encode_identity(identity), "replica identity"),
+    for decode, data, what, newest in (
+        (decode_manifest, encode_manifest(manifest), "manifest", 2),
+        (decode_identity, encode_identity(identity), "replica identity", 1),
     ):
-        with pytest.raises(Corrupt, match=rf"{what} format 2 is newer than this release reads \(1\)"):
-            decode(data.replace(b'"format":1', b'"format":2'))
+        said = b'"format":%d' % newest
+        assert said in data
+        with pytest.raises(Corrupt, match=rf"{what} format {newest + 1} is newer than this release reads \({newest}\)"):
+            decode(data.replace(said, b'"format":%d' % (newest + 1)))
         for wrong in (b'"format":0', b'"format":-1', b'"format":true', b'"format":"1"', b'"other":1'):
             with pytest.raises(Corrupt, match="no format that exists"):
-                decode(data.replace(b'"format":1', wrong))
+                decode(data.replace(said, wrong))
     with pytest.raises(Corrupt, match="position format 7 is newer"):
         decode_position(b"\x07" + encode_position(Position())[1:])
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from venice.storage.cached_file import CachedFile
+from venice.storage.digest import PIECE_BYTES
 from venice.storage.sealed import PartitionWriter
 
-PIECES = [b"", b"a" * 10, bytes(range(256)) * 40_000, b"the end"]
+PIECES = [b"", b"a" * 10, bytes(range(256)) * 80_000, b"the end"]
 
 
 @pytest.mark.parametrize("memory", [True, False])
@@ -27,7 +28,8 @@ def test_what_is_written_is_the_file_and_its_hash(tmp_path: Path, monkeypatch: p
         assert 0 <= sum(map(len, PIECES)) - file.size < 1 << 20, "no more than a piece lags behind"
         writer.write(b", at last")
     whole = b"".join(PIECES) + b", at last"
-    assert file.finish() == sha256(whole).hexdigest()
+    pieces = [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
+    assert file.finish() == sha256(b"".join(sha256(piece).digest() for piece in pieces)).hexdigest()
     assert (tmp_path / "a").read_bytes() == whole
     assert file.size == len(whole)
     file.close()
@@ -53,7 +55,7 @@ def test_sorted_files_are_the_same_without_files_in_memory(tmp_path: Path, monke
     assert [(file.rows, file.min_key, file.max_key) for file in files] == [(20_000, b"000000", b"019999")] * 2
     for file in files:
         data = (tmp_path / file.name).read_bytes()
-        assert (len(data), sha256(data).hexdigest()) == (file.size, file.sha256)
+        assert (len(data), sha256(sha256(data).digest()).hexdigest()) == (file.size, file.sha256)
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:

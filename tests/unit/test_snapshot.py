@@ -93,7 +93,8 @@ def test_a_written_file_says_what_it_is(tmp_path: Path, rows: int) -> None:
     path = tmp_path / file_name(7)
     found = write(path, [(b"%06d" % number, os.urandom(50)) for number in range(rows)], partition=7)
     assert (found.partition, found.kind, found.name, found.rows) == (7, FileKind.VALUES, "000007.values.sst", rows)
-    assert (found.size, found.sha256) == (path.stat().st_size, sha256(path.read_bytes()).hexdigest())
+    assert (found.size, found.piece_bytes) == (path.stat().st_size, 16 * 1024 * 1024)
+    assert found.sha256 == sha256(sha256(path.read_bytes()).digest()).hexdigest(), "of the only piece's"
     assert (found.min_key, found.max_key) == (b"000000", b"%06d" % (rows - 1))
 
 
@@ -102,7 +103,7 @@ def test_rows_may_come_one_by_one(tmp_path: Path) -> None:
     for row in ROWS[:10]:
         writer.put(*row)
     assert replace(writer.finish(0), name="b.sst") == replace(
-        write(tmp_path / "b.sst", ROWS[:10]), sha256=sha256((tmp_path / "a.sst").read_bytes()).hexdigest()
+        write(tmp_path / "b.sst", ROWS[:10]), sha256=sha256(sha256((tmp_path / "a.sst").read_bytes()).digest()).hexdigest()
     )
 
 
@@ -188,6 +189,39 @@ def test_a_flipped_bit_of_a_file_is_found(place: Place) -> None:
         assert list(place.folder.iterdir()) == []
         place.file.write_bytes(good)
     place.attach().close()
+
+
+@pytest.mark.parametrize("piece_bytes", [0, 4096, 100_000])
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_flipped_bit_of_any_piece_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, can_link: bool) -> None:
+    """Files of several pieces, and of none: as format 1 of the manifest has them."""
+    if not can_link:
+        monkeypatch.setattr(os, "link", refuse_link)
+    path = tmp_path / file_name(0)
+    written = write(path, ROWS)
+    good = path.read_bytes()
+    pieces = [good[at : at + piece_bytes] for at in range(0, len(good), piece_bytes)] if piece_bytes else [good]
+    digests = [sha256(piece).digest() for piece in pieces]
+    found = sha256(b"".join(digests)) if piece_bytes else sha256(good)
+    file = replace(written, piece_bytes=piece_bytes, sha256=found.hexdigest())
+    manifest = Manifest(store="flights", version=3, partition_count=1, created_ms=1, value_schema_id=1, files=(file,))
+    ref = seal(tmp_path, manifest)
+    assert verify(ref) == manifest
+    ends = [0, *(at + len(piece) - 1 for at, piece in zip(range(0, len(good), piece_bytes or len(good)), pieces, strict=True))]
+    for end in ends:
+        flip(path, 8 * end + 3)
+        for attempt in (lambda: verify(ref), lambda: attach(ref, manifest, identity_of(ref), tmp_path / "replica")):
+            with pytest.raises(Corrupt, match="SHA-256"):
+                attempt()
+        path.write_bytes(good)
+    if len(pieces) > 1:  # each piece is what it was, but they have changed places
+        path.write_bytes(pieces[1] + pieces[0] + b"".join(pieces[2:]))
+        with pytest.raises(Corrupt, match="SHA-256"):
+            verify(ref)
+        path.write_bytes(good)
+    storage = attach(ref, manifest, identity_of(ref), tmp_path / "replica")
+    assert list(storage.scan()) == ROWS
+    storage.close()
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\x00", lambda data: b""])

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+from venice.storage.digest import Digest
 
 _PIECE_BYTES: Final = 1024 * 1024
 """Moved at a time: long enough for other threads to get the interpreter meanwhile, and still in the cache to be written."""
@@ -32,7 +33,7 @@ class CachedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._hash = sha256()
+        self._digest = Digest()
         self._piece = memoryview(bytearray(_PIECE_BYTES))
         self.size = 0
         """Bytes that were moved."""
@@ -54,9 +55,9 @@ class CachedFile:
         began = self.size
         while count := os.preadv(self._source, [self._piece], self.size):
             piece = self._piece[:count]
-            self._hash.update(piece)
+            self._digest.update(piece)
             if self._source != self._target:
-                _write_all(self._target, piece)
+                write_all(self._target, piece, self.size)
             self.size += count
         if self.size > began and self._source != self._target:
             # Without these the file would lie in memory twice, and wait for the end to go to disk.
@@ -64,10 +65,10 @@ class CachedFile:
             _call(_SYNC_FILE_RANGE, self._target, began, self.size - began, _START_WRITING)
 
     def finish(self) -> str:
-        """The SHA-256 of the complete file, after its writer has closed it."""
+        """The digest of the complete file, after its writer has closed it."""
         self._move()
         self.close()
-        return self._hash.hexdigest()
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Let go of the file as it is. Closing again does nothing."""
@@ -84,9 +85,11 @@ def _memory_file() -> int | None:
         return None  # A sandbox may forbid it.
 
 
-def _write_all(descriptor: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(descriptor, piece) :]
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` there, wherever the file's own position is. Raises OSError."""
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 def _function(name: str, *argtypes: type) -> Callable[..., int] | None:

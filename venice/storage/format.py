@@ -23,7 +23,7 @@ from venice.storage import Identity, Position
 from venice.storage.members import check_format, count, dump, load, parse, string
 
 FORMAT = 1
-"""The format this release writes, and the newest it reads: of a replica, of a position and of a manifest."""
+"""The format this release writes, and the newest it reads: of a replica and of a position."""
 
 VALUES = "default"
 METADATA = "metadata"

@@ -11,10 +11,13 @@ from venice.errors import Corrupt, InvalidRequest
 from venice.model import Compression
 from venice.record import Vector
 from venice.storage import Position
-from venice.storage.format import FORMAT, encode_position
+from venice.storage.format import encode_position
 from venice.storage.members import count, dump, items, load, parse, string
 
 MANIFEST_NAME = "manifest.json"
+
+FORMAT = 2
+"""The format this release writes, and the newest it reads. Format 1 knew no pieces of files."""
 
 START = Position()
 """Nothing folded yet: where a pushed version begins."""
@@ -40,6 +43,9 @@ class PartitionFile:
     size: int
     """Bytes of the file."""
     sha256: str
+    """Of the SHA-256s of its pieces, one after the other."""
+    piece_bytes: int = 0
+    """Size of every piece but the last; 0: `sha256` is that of the file itself."""
     min_key: bytes
     max_key: bytes
 
@@ -167,14 +173,14 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         source_version=count(members, "source_version") if "source_version" in members else 0,
         start_offsets=_vector(members, "start_offsets") if "start_offsets" in members else (),
         held_offsets=_vector(members, "held_offsets") if "held_offsets" in members else (),
-        files=tuple(_file(file) for file in items(members, "files")),
+        files=tuple(_file(file, pieces=members["format"] > 1) for file in items(members, "files")),
         partition=None if partition is None else count(members, "partition"),
         topic_id=string(members, "topic_id"),
         position=_position(members["position"]),
     )
 
 
-def _file(members: dict[str, Any]) -> PartitionFile:
+def _file(members: dict[str, Any], *, pieces: bool) -> PartitionFile:
     return PartitionFile(
         partition=count(members, "partition"),
         kind=FileKind(string(members, "kind")),
@@ -182,6 +188,7 @@ def _file(members: dict[str, Any]) -> PartitionFile:
         rows=count(members, "rows"),
         size=count(members, "size"),
         sha256=string(members, "sha256"),
+        piece_bytes=count(members, "piece_bytes") if pieces else 0,
         min_key=bytes.fromhex(string(members, "min_key")),
         max_key=bytes.fromhex(string(members, "max_key")),
     )

@@ -21,11 +21,10 @@ from rocksdict import SstFileWriter
 from venice.errors import Conflict, Corrupt, Full, InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.model import SnapshotRef
 from venice.storage.cached_file import CachedFile
+from venice.storage.digest import PIECE_BYTES, digest_of
 from venice.storage.manifest import MANIFEST_NAME, FileKind, Manifest, PartitionFile, decode_manifest, encode_manifest
 from venice.storage.tuning import sorted_file_writer, translated
 
-_READ_BYTES = 4 * 1024 * 1024
-"""Read and hashed at a time: long enough for other threads to get the interpreter meanwhile."""
 _CHUNK_ROWS = 4096
 """Rows after which a writer moves on what has reached its file."""
 
@@ -89,6 +88,7 @@ class PartitionWriter:
             rows=self._rows,
             size=self._file.size,
             sha256=found,
+            piece_bytes=PIECE_BYTES,
             min_key=self._min_key,
             max_key=self._max_key,
         )
@@ -162,7 +162,7 @@ def verify(ref: SnapshotRef) -> Manifest:
     for file in manifest.files:
         with disk_errors(_local(ref.uri)):
             path = sealed_file(ref, file)
-            check_hash(path, file, hash_of(path))
+            check_file(path, file)
     return manifest
 
 
@@ -187,18 +187,13 @@ def sealed_file(ref: SnapshotRef, file: PartitionFile) -> Path:
     return path
 
 
-def hash_of(path: Path, also: Callable[[bytes], object] = len) -> str:
-    """SHA-256 of a file; `also` is called with each piece of it."""
-    found = sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_READ_BYTES):
-            found.update(chunk)
-            also(chunk)
-    return found.hexdigest()
+def check_file(path: Path, file: PartitionFile, also: Callable[[memoryview, int], object] | None = None) -> None:
+    """Read a file whose size was looked at, and compare its digest; `also` is told of what was read, as by `digest_of`.
 
-
-def check_hash(path: Path, file: PartitionFile, found: str) -> None:
-    if found != file.sha256:
+    Raises:
+        Corrupt: It is not the file that was sealed.
+    """
+    if digest_of(path, file.size, file.piece_bytes, also) != file.sha256:
         raise Corrupt(f"{path} is not the file that was sealed", hint="its SHA-256 differs: push again")
 
 

@@ -24,10 +24,11 @@ from venice.errors import Conflict, Corrupt, InvalidRequest
 from venice.model import Checkpoint, Compression, SnapshotRef, StartOffset
 from venice.naming import parse_replica_name
 from venice.storage import Identity, Image, PartitionStorage
+from venice.storage.cached_file import write_all
 from venice.storage.format import IDENTITY_KEY, META, METADATA, POSITION_KEY, encode_identity, encode_position
 from venice.storage.manifest import FileKind, Manifest, PartitionFile, file_name
 from venice.storage.rocks import RocksStorage
-from venice.storage.sealed import PartitionWriter, check_hash, disk_errors, hash_of, read_manifest, seal, sealed_file, sync, verify
+from venice.storage.sealed import PartitionWriter, check_file, disk_errors, read_manifest, seal, sealed_file, sync, verify
 from venice.storage.tuning import open_rocks, translated
 
 __all__ = [
@@ -218,10 +219,10 @@ def _fetch(source: Path, target: Path, file: PartitionFile) -> None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
             raise
-        with target.open("wb") as copy:
-            check_hash(source, file, hash_of(source, copy.write))
+        with target.open("wb", buffering=0) as copy:
+            check_file(source, file, lambda data, offset: write_all(copy.fileno(), data, offset))
     else:
-        check_hash(target, file, hash_of(target))
+        check_file(target, file)
 
 
 def _fill(folder: Path, files: Sequence[PartitionFile], identity: Identity, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The bytes of the disk format, version 1. They are never edited: replicas and sealed folders of a release hold them.
+"""The bytes of the disk format, version by version. They are never edited: replicas and sealed folders of a release hold them.
 
 python tests/golden/disk/test_golden_disk.py        writes the file of an example that was added
 """
@@ -6,6 +6,7 @@ python tests/golden/disk/test_golden_disk.py        writes the file of an exampl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ CHECKPOINT = Manifest(
     position=POSITION,
 )
 
+
+def in_pieces(manifest: Manifest) -> Manifest:
+    return replace(manifest, files=tuple(replace(file, piece_bytes=16 * 1024 * 1024) for file in manifest.files))
+
+
 BYTES: dict[str, tuple[bytes, Callable[[bytes], Any], Any]] = {
     "value_prefix": (value_prefix(258), decode_value, StoredValue(258, None, None, 5)),
     "value_prefix_with_its_own_time": (
@@ -61,14 +67,16 @@ BYTES: dict[str, tuple[bytes, Callable[[bytes], Any], Any]] = {
     "position_at_the_start": (encode_position(Position()), decode_position, Position()),
 }
 TEXTS: dict[str, tuple[bytes, Callable[[bytes], Any], Any]] = {
-    "identity": (encode_identity(IDENTITY), decode_identity, IDENTITY),
-    "manifest_of_a_push": (encode_manifest(PUSH), decode_manifest, PUSH),
-    "manifest_of_a_checkpoint": (encode_manifest(CHECKPOINT), decode_manifest, CHECKPOINT),
+    "identity.v1": (encode_identity(IDENTITY), decode_identity, IDENTITY),
+    "manifest_of_a_push.v2": (encode_manifest(in_pieces(PUSH)), decode_manifest, in_pieces(PUSH)),
+    "manifest_of_a_checkpoint.v2": (encode_manifest(in_pieces(CHECKPOINT)), decode_manifest, in_pieces(CHECKPOINT)),
 }
+OLDER: dict[str, Manifest] = {"manifest_of_a_push.v1": PUSH, "manifest_of_a_checkpoint.v1": CHECKPOINT}
+"""What this release reads and does not write any more."""
 
 
 def path_of(name: str) -> Path:
-    return HERE / (f"{name}.v1.hex" if name in BYTES else f"{name}.v1.json")
+    return HERE / (f"{name}.v1.hex" if name in BYTES else f"{name}.json")
 
 
 @pytest.mark.parametrize("name", BYTES)
@@ -80,11 +88,16 @@ def test_bytes_are_those_of_version_1(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_texts_are_those_of_version_1(name: str) -> None:
+def test_texts_are_those_of_their_version(name: str) -> None:
     encoded, decode, decoded = TEXTS[name]
     golden = path_of(name).read_bytes()
     assert encoded == golden
     assert decode(golden) == decoded
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_texts_are_read(name: str) -> None:
+    assert decode_manifest(path_of(name).read_bytes()) == OLDER[name]
 
 
 if __name__ == "__main__":
