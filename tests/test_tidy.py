@@ -127,7 +127,7 @@ def test_the_top_level_stays_short() -> None:
 
 
 HEAVY = [
-    *("rocksdict", "pydantic", "confluent_kafka", "duckdb", "uvloop", "pyarrow", "pyruhvro"),
+    *("rocksdict", "xxhash", "pydantic", "confluent_kafka", "duckdb", "uvloop", "pyarrow", "pyruhvro"),
     *("apsw", "bytewax", "avro", "fastapi", "structlog", "numpy"),
 ]
 

@@ -28,7 +28,18 @@ HALT_POLL_NS = 200_000
 
 PACKAGES = {
     "cli": ("typer", "rich"),
-    "server": ("rocksdict", "uvloop", "fastapi", "uvicorn", "pydantic_settings", "avro", "apsw", "prometheus_client", "structlog"),
+    "server": (
+        "rocksdict",
+        "xxhash",
+        "uvloop",
+        "fastapi",
+        "uvicorn",
+        "pydantic_settings",
+        "avro",
+        "apsw",
+        "prometheus_client",
+        "structlog",
+    ),
     "flows": ("bytewax",),
     "push": ("duckdb", "pyarrow", "pyruhvro"),
 }

@@ -552,6 +552,24 @@ def test_a_checkpoint_is_of_its_partition_and_topic(place: Place, replica: Rocks
         checkpoint(replica, place.replicas / "checkpoint", partition_count=2, created_ms=5)
 
 
+def test_checkpoints_of_equal_replicas_have_equal_files(place: Place, replica: RocksStorage) -> None:
+    """Also where values and metadata are the same rows, so that both files are the same, to the id that RocksDB makes of it."""
+    mutations = [Mutation(b"x%d" % number, b"new", b"new") for number in range(100)] + [Mutation(key, None) for key, _ in ROWS]
+    memory = MemoryStorage(identity_of(place.ref), POSITION)
+    for storage in (replica, memory):
+        storage.apply(mutations, POSITION)
+    manifests = []
+    for name, storage in (("rocks", replica), ("memory", memory)):
+        ref = checkpoint(storage, place.replicas / name, partition_count=2, created_ms=5)
+        manifests.append(read_manifest(ref))
+    assert manifests[0] == manifests[1]
+    metadata, values = (place.replicas / "rocks" / file.name for file in manifests[0].files)
+    assert metadata.read_bytes() == values.read_bytes()
+    joiner = attach(ref, manifests[1], identity_of(ref, incarnation="life-9"), place.replicas / "late" / replica_name("flights", 3, 0))
+    assert list(joiner.scan()) == list(joiner.scan_metadata()) == sorted((change.key, b"new") for change in mutations[:100])
+    joiner.close()
+
+
 def test_an_empty_replica_has_a_checkpoint(tmp_path: Path) -> None:
     memory = MemoryStorage(Identity(store="flights", version=3, partition=0, topic_id="topic-1", incarnation="m"), POSITION)
     ref = checkpoint(memory, tmp_path / "checkpoint", partition_count=1, created_ms=5)

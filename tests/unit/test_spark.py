@@ -101,9 +101,8 @@ def client(settings: Settings) -> ControllerClient:
     return ControllerClient(settings.controller_url, SystemClock())
 
 
-def sealed(client: ControllerClient, result: PushResult, folder: Path) -> tuple[Any, list[Any], list[tuple[bytes, bytes]]]:
-    """The dictionary, the files and the stored rows of a version, byte for byte. RocksDB names each file's writer in it, by a random
-    number, and salts checksums with that: so no two files have the same SHA-256, whoever pushes."""
+def sealed(client: ControllerClient, result: PushResult, folder: Path) -> tuple[Any, list[bytes], list[tuple[bytes, bytes]]]:
+    """The manifest but for what names the version, its files byte for byte, and the rows that RocksDB finds in them."""
     assert result.version is not None
     version = client.get_version(result.store, result.version).version
     assert version.snapshot is not None
@@ -116,8 +115,8 @@ def sealed(client: ControllerClient, result: PushResult, folder: Path) -> tuple[
         )  # fmt: skip
         with closing(attach(version.snapshot, manifest, identity, folder / f"{result.store}-{result.version}-{partition}")) as storage:
             rows += storage.scan()
-    facts = replace(manifest, store="", version=0, created_ms=0, files=())
-    return facts, [replace(file, sha256="") for file in manifest.files], rows
+    written = [(Path(version.snapshot.uri) / file.name).read_bytes() for file in manifest.files]
+    return replace(manifest, store="", version=0, created_ms=0), written, rows
 
 
 def folder_of(settings: Settings, result: PushResult) -> Path:
@@ -140,7 +139,10 @@ def test_files_are_those_of_a_push_without_spark(
         ours = spark.push(rows.repartition(2), settings, "by-spark")
         theirs = push(settings, "by-duckdb", inputs=tmp_path / "rows.parquet")
         assert (ours.rows, ours.duplicates, ours.partition_rows) == (COUNT, 500, theirs.partition_rows)
-        assert sealed(client, ours, tmp_path) == sealed(client, theirs, tmp_path)
+        again = push(settings, "by-duckdb", inputs=tmp_path / "rows.parquet")
+        first = sealed(client, theirs, tmp_path)
+        assert sealed(client, ours, tmp_path) == first
+        assert sealed(client, again, tmp_path) == first
     client.update_store("by-spark", compression="zstd-dict")
     assert spark.push(frame, settings.controller_url, "by-spark", push_id="again").rows == COUNT
     assert spark.push(frame, settings, "by-spark", push_id="again").existing

@@ -1,7 +1,7 @@
 """A push of a Spark data frame: its rows are encoded, sorted and written by Spark's executors, for what outgrows one machine.
 
 Write path: **data frame** → encode → shuffle and sort (Spark) → write → seal → attach → replica. What is sealed is the same, byte for
-byte of each row, as by any other push of the same rows. Executors need `venice-data[push]`, and the blob folder at the same path as here.
+byte, as by any other push of the same rows. Executors need `venice-data[push]`, and the blob folder at the same path as here.
 """
 
 from __future__ import annotations

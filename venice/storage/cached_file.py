@@ -48,12 +48,12 @@ class CachedFile:
 
     def move(self) -> None:
         """Hash what was written since the last time, and move it to the file, if it is worth a call."""
-        if os.fstat(self._source).st_size - self.size >= _PIECE_BYTES:
-            self._move()
+        if (size := os.fstat(self._source).st_size) - self.size >= _PIECE_BYTES:
+            self._move(size)
 
-    def _move(self) -> None:
+    def _move(self, end: int) -> None:
         began = self.size
-        while count := os.preadv(self._source, [self._piece], self.size):
+        while count := os.preadv(self._source, [self._piece[: end - self.size]], self.size):
             piece = self._piece[:count]
             self._digest.update(piece)
             if self._source != self._target:
@@ -64,11 +64,27 @@ class CachedFile:
             _call(_FALLOCATE, self._source, _FREE, began, self.size - began)
             _call(_SYNC_FILE_RANGE, self._target, began, self.size - began, _START_WRITING)
 
-    def finish(self) -> str:
-        """The digest of the complete file, after its writer has closed it."""
-        self._move()
+    def end(self, count: int) -> tuple[bytes, int]:
+        """The last bytes that were written and not moved, `count` at most, and how many were written in all."""
+        size = os.fstat(self._source).st_size
+        return os.pread(self._source, count, max(self.size, size - count)), size
+
+    def finish(self, keep: int, rest: Callable[[bytes], bytes]) -> str:
+        """The digest of the complete file, after its writer has closed it.
+
+        Args:
+            keep: How many of the bytes that were written are the file's; at least those that were moved.
+            rest: Makes what comes after them, of their digest.
+        """
+        assert keep >= self.size, "what was moved stays"
+        self._move(keep)
+        last = rest(self._digest.digest())
+        write_all(self._target, memoryview(last), keep)
+        self.size += len(last)
+        os.ftruncate(self._target, self.size)
+        self._digest.update(memoryview(last))
         self.close()
-        return self._digest.hexdigest()
+        return self._digest.digest().hex()
 
     def close(self) -> None:
         """Let go of the file as it is. Closing again does nothing."""

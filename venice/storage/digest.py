@@ -40,10 +40,10 @@ class Digest:
                 self._piece = sha256()
                 self._room = self._piece_bytes
 
-    def hexdigest(self) -> str:
+    def digest(self) -> bytes:
         """Of all bytes so far."""
         last = [self._piece.digest()] if self._room < self._piece_bytes else []
-        return sha256(b"".join(self._done + last)).hexdigest()
+        return sha256(b"".join(self._done + last)).digest()
 
 
 def digest_of(path: Path, size: int, piece_bytes: int, also: Callable[[memoryview, int], object] | None = None) -> str:

@@ -23,6 +23,7 @@ from venice.model import SnapshotRef
 from venice.storage.cached_file import CachedFile
 from venice.storage.digest import PIECE_BYTES, digest_of
 from venice.storage.manifest import MANIFEST_NAME, FileKind, Manifest, PartitionFile, decode_manifest, encode_manifest
+from venice.storage.table_end import END_BYTES_MAX, TableEnd
 from venice.storage.tuning import sorted_file_writer, translated
 
 _CHUNK_ROWS = 4096
@@ -30,7 +31,9 @@ _CHUNK_ROWS = 4096
 
 
 class PartitionWriter:
-    """Writes one sorted file of a folder that will be sealed. One thread at a time; end with `finish` or `abort`.
+    """Writes one sorted file of a folder that will be sealed. Equal rows give equal bytes, whoever writes them.
+
+    One thread at a time; end with `finish` or `abort`.
 
     Args:
         path: The file, in a folder that exists; `file_name` names it.
@@ -80,7 +83,8 @@ class PartitionWriter:
             raise InvalidRequest(f"nothing was written to {self._path}", hint="an empty partition has no file")
         with disk_errors(self._path):
             self._writer.finish()
-            found = self._file.finish()
+            end = TableEnd.read(*self._file.end(END_BYTES_MAX))
+            found = self._file.finish(end.offset, end.settled)
         return PartitionFile(
             partition=partition,
             kind=kind,

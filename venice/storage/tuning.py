@@ -1,6 +1,7 @@
 """RocksDB as Venice uses it: how tables are laid out, how a directory is opened, what its errors mean.
 
-Files written by a push and files written by a replica have the same layout, so that attaching one is linking it.
+Files written by a push are laid out as those that a replica writes, so that attaching one is linking it. Only RocksDB's format version
+differs: see `venice/storage/table_end.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from rocksdict import (
 
 from venice.errors import Conflict, Corrupt, Full, Unavailable, VeniceError
 from venice.storage.format import META, METADATA
+from venice.storage.table_end import TABLE_FORMAT
 
 _MIB = 1024 * 1024
 _FILTER_BITS_PER_KEY = 10
+_REPLICA_TABLE_FORMAT = 6
+"""Its checksums also tell a block that is in the wrong place; of a sealed file, only its SHA-256 does."""
 
 
 def open_rocks(folder: Path, *, create: bool = False, read_only: bool = False) -> Rdict:
@@ -48,7 +52,7 @@ def open_rocks(folder: Path, *, create: bool = False, read_only: bool = False) -
 
 def sorted_file_writer() -> SstFileWriter:
     """A writer of sorted files. They carry no filter: of the keys asked of a pushed version nearly all are there."""
-    return SstFileWriter(_table_options(filters=False))
+    return SstFileWriter(_table_options(filters=False, format_version=TABLE_FORMAT))
 
 
 def translated(error: Exception, folder: Path) -> VeniceError:
@@ -94,7 +98,7 @@ def _directory_options(*, create: bool) -> Options:
 
 
 def _family_options(*, buffer_mib: int, filter_last_level: bool) -> Options:
-    options = _table_options(filters=True)
+    options = _table_options(filters=True, format_version=_REPLICA_TABLE_FORMAT)
     # Small buffers stay in the caches of the processor, and hundreds of replicas have one each.
     options.set_write_buffer_size(buffer_mib * _MIB)
     # The last level holds what was attached, without filters; newer levels are mostly asked for keys they do not have.
@@ -102,9 +106,9 @@ def _family_options(*, buffer_mib: int, filter_last_level: bool) -> Options:
     return options
 
 
-def _table_options(*, filters: bool) -> Options:
+def _table_options(*, filters: bool, format_version: int) -> Options:
     table = BlockBasedOptions()
-    table.set_format_version(6)
+    table.set_format_version(format_version)
     table.set_block_size(1024)
     table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
     table.set_data_block_hash_ratio(0.75)
