@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from venice.errors import InvalidRequest
 from venice.push import runs
-from venice.push.duplicates import DuplicatePolicy
+from venice.push.duplicates import EXAMPLES_MAX, Conflicts, DuplicatePolicy, refuse_conflicts
 from venice.push.keys import key_column, partitions, sort
 from venice.push.merge import merge
 from venice.push.runs import Block, Spill, write_run
@@ -63,7 +63,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_merged_runs_are_the_last_row_of_each_key_in_order(
     scratch: Path, stretches: list[list[tuple[bytes, bytes]]], partition_count: int, block_bytes: int, step_bytes: int, large: bool
 ) -> None:
-    policy = DuplicatePolicy(allow=True, key_row_schema="")
+    policy = DuplicatePolicy(allow=True)
     expected = {key: value for rows in stretches for key, value in rows}
     rows_read = sum(map(len, stretches))
     blocks: dict[int, list[Block]] = {}
@@ -96,19 +96,49 @@ def test_merged_runs_are_the_last_row_of_each_key_in_order(
     assert list(scratch.iterdir()) == [], "runs have no names"
 
 
-@given(ROWS)
-def test_rows_that_differ_under_one_key_are_refused_and_equal_ones_are_not(scratch: Path, rows: list[tuple[bytes, bytes]]) -> None:
-    policy = DuplicatePolicy(allow=False, key_row_schema='{"type":"record","name":"K","fields":[{"name":"k","type":"bytes"}]}')
-    # As Avro bytes, so that the error can name them.
-    keys = [bytes([2 * len(key)]) + key if len(key) < 64 else b"\x02?" for key, _ in rows]
-    values = [value for _, value in rows]
-    with closing(Spill(scratch, 1)) as spill:
-        arrays = pa.array(keys, pa.binary()), pa.array(values, pa.binary())
-        if len(set(zip(keys, values, strict=True))) == len(set(keys)):
-            assert write_run(0, *arrays, 1, spill, policy).duplicates == len(keys) - len(set(keys))
-        else:
-            with pytest.raises(InvalidRequest, match="several rows with different values have the same key"):
-                write_run(0, *arrays, 1, spill, policy)
+@given(st.lists(ROWS, max_size=4), st.sampled_from([1, 3]), st.sampled_from([1, 60, 65536]))
+def test_rows_that_differ_under_one_key_are_named_once_and_equal_ones_are_not(
+    scratch: Path, stretches: list[list[tuple[bytes, bytes]]], partition_count: int, block_bytes: int
+) -> None:
+    policy = DuplicatePolicy(allow=False)
+    rows = [row for stretch in stretches for row in stretch]
+    differing = {key for key, _ in rows if len({value for other, value in rows if other == key}) > 1}
+    blocks: dict[int, list[Block]] = {}
+    dropped = 0
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(runs, "BLOCK_BYTES", block_bytes)
+        spill = stack.enter_context(closing(Spill(scratch, partition_count)))
+        for number, stretch in enumerate(stretches):
+            keys, values = (pa.array([row[side] for row in stretch], pa.binary()) for side in (0, 1))
+            run = write_run(number, keys, values, partition_count, spill, policy)
+            dropped += run.duplicates
+            assert run.rows <= 2 * len({key for key, _ in stretch})
+            for partition, found in run.blocks.items():
+                blocks.setdefault(partition, []).extend(found)
+        of_partitions = []
+        for _, found in sorted(blocks.items()):
+            conflicts = Conflicts()
+            for step in merge(found, policy, 200):
+                conflicts = conflicts.plus(step.conflicts)
+                dropped += step.duplicates
+            of_partitions.append(conflicts)
+    assert sum(one.count for one in of_partitions) == len(differing)
+    for one in of_partitions:
+        assert len(one.keys) == len(set(one.keys)) == min(one.count, EXAMPLES_MAX)
+        assert differing.issuperset(one.keys)
+    assert dropped == len(rows) - len({key for key, _ in rows})
+
+
+def test_a_message_about_conflicts_names_keys_of_every_partition_and_their_number() -> None:
+    schema = '{"type": "record", "name": "K", "fields": [{"name": "k", "type": "bytes"}]}'
+    refuse_conflicts(schema, [Conflicts(), Conflicts()])
+    with pytest.raises(InvalidRequest, match=r"have the same key: b'1', b'2' \(") as caught:
+        refuse_conflicts(schema, [Conflicts(), Conflicts(1, (b"\x021",)), Conflicts(1, (b"\x022",))])
+    assert caught.value.data == {"keys": ["b'1'", "b'2'"], "count": 2}
+    many = Conflicts(2_000, tuple(b"\x02%d" % key for key in range(9)))
+    with pytest.raises(InvalidRequest, match=r"same key: b'0', b'9', b'1', .*, b'8' and 1,991 more \(") as caught:
+        refuse_conflicts(schema, [many, Conflicts(1, (b"\x029",))])
+    assert (len(caught.value.data["keys"]), caught.value.data["count"]) == (EXAMPLES_MAX, 2_001)
 
 
 @given(st.integers(1, 70), st.integers(1, 100))

@@ -175,8 +175,9 @@ def test_equal_rows_are_dropped_and_different_ones_refused_or_settled(tmp_path: 
     sql = "SELECT i % 50 AS key, i AS value FROM range(200) t(i)"
     with pytest.raises(InvalidRequest) as caught:
         push_folder(tmp_path / "2", sql=sql, value_schema=LONG)
-    assert "same key, for example" in str(caught.value)
-    assert all(0 <= int(key) < 50 for key in caught.value.data["keys"])
+    assert "several rows with different values have the same key: " in str(caught.value)
+    assert "and 40 more" in str(caught.value)
+    assert len({int(key) for key in caught.value.data["keys"]} & {*range(50)}) == 10
     last = push_folder(tmp_path / "3", sql=sql, value_schema=LONG, allow_duplicates=True)
     assert (last.rows, last.built.duplicates) == ({i: i + 150 for i in range(50)}, 150)
 
@@ -192,17 +193,20 @@ def test_duplicates_far_apart_are_found_between_runs_and_between_processes(tmp_p
         push_folder(tmp_path / "2", sql=sql, value_schema=LONG)
 
 
-def test_conflicts_planted_at_the_very_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with a row that was read long before, in another run."""
+@pytest.mark.parametrize("rows_per_process", [500_000, 1_000])
+def test_conflicts_planted_at_the_very_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_process: int) -> None:
+    """Each with a row that was read long before, in another run; in partitions that one process writes, and several."""
     monkeypatch.setattr("venice.push.intake.RUN_ROWS_MAX", 10_000)
-    planted = {5: 0, 60_000: 1, 119_999: 2}
+    monkeypatch.setattr(snapshot, "ROWS_PER_PROCESS", rows_per_process)
+    planted = {4: 0, 60_000: 1, 119_999: 2}
+    keys = {i * 2654435761 % 1099511627776 for i in planted}
+    assert len({partition_of(key_codec(LONG).encode(key), 3) for key in keys}) == 3, "one in each partition"
     rows = "SELECT (i * 2654435761) % 1099511627776 AS key, i AS value FROM range(120000) t(i)"
     ends = " ".join(f"UNION ALL SELECT ({i} * 2654435761) % 1099511627776, -{n} - 1" for i, n in planted.items())
     with pytest.raises(InvalidRequest, match="several rows with different values have the same key") as caught:
         push_folder(tmp_path, sql=f"{rows} {ends}", value_schema=LONG)
-    named = {int(key) for key in caught.value.data["keys"]}
-    assert named, "those of the partition that came to them first"
-    assert named <= {i * 2654435761 % 1099511627776 for i in planted}
+    assert {int(key) for key in caught.value.data["keys"]} == keys
+    assert caught.value.data["count"] == 3
     assert not (tmp_path / "snapshot" / "manifest.json").exists()
 
 

@@ -18,7 +18,7 @@ from venice.push.runs import Spill, write_run
 
 
 def test_a_released_file_is_empty_and_the_others_are_as_they_were(tmp_path: Path) -> None:
-    policy = DuplicatePolicy(allow=True, key_row_schema="")
+    policy = DuplicatePolicy(allow=True)
     rows = {b"%05d" % i: bytes(100) + b"%d" % i for i in range(10_000)}
     with closing(Spill(tmp_path, 2)) as spill:
         run = write_run(0, pa.array(rows.keys()), pa.array(rows.values()), 2, spill, policy)

@@ -25,6 +25,8 @@ from venice.push import spark
 from venice.push.batch import push
 from venice.push.session import PushResult
 from venice.push.spark_tasks import Writing
+from venice.rules.partitioning import partition_of
+from venice.schema.codec import key_codec
 from venice.storage import Identity
 from venice.storage.snapshot import attach, read_manifest
 
@@ -156,7 +158,7 @@ def test_what_does_not_fit_fails_by_name(session: SparkSession, settings: Settin
     client.create_store("wrong", key_schema=LONG, value_schema=record(("n", "long")), config=small)
     rows = "SELECT explode(sequence(1, 50)) AS key, 1L AS n"
     wrong: list[tuple[str, type[Exception], str]] = [
-        (f"{rows} UNION ALL SELECT 7, 2L", InvalidRequest, "same key, for example 7"),
+        (f"{rows} UNION ALL SELECT 7, 2L", InvalidRequest, "same key: 7 \\("),
         (f"{rows} UNION ALL SELECT NULL, 2L", InvalidRequest, "'key' of the data is null"),
         (f"{rows} UNION ALL SELECT raise_error('the source is broken'), 2L", Unavailable, "Spark's job failed: .*the source is broken"),
     ]
@@ -176,6 +178,23 @@ def test_what_does_not_fit_fails_by_name(session: SparkSession, settings: Settin
     with pytest.raises(Full, match="the value of key 3 has"):
         spark.push(session.sql("SELECT 3L AS key, repeat('x', 2000) AS text"), settings, "large")
     assert spark.push(session.sql("SELECT 1L AS key, '' AS text WHERE false"), settings, "large").rows == 0
+
+
+def test_conflicts_of_all_partitions_are_named(session: SparkSession, settings: Settings, client: ControllerClient) -> None:
+    client.create_store("conflicting", key_schema=LONG, value_schema=record(("n", "long")), config=StoreConfig(partition_count=3))
+    planted = sorted({partition_of(key_codec(LONG).encode(key), 3): key for key in range(100)}.values())
+    assert len(planted) == 3, "one in each partition"
+    rows = "SELECT explode(sequence(0, 2999)) AS key, 1L AS n"
+    twice = " ".join(f"UNION ALL SELECT {key}, 2L UNION ALL SELECT {key}, 3L" for key in planted)
+    with pytest.raises(InvalidRequest, match="several rows with different values have the same key: ") as caught:
+        spark.push(session.sql(f"{rows} UNION ALL SELECT 7, 1L {twice}"), settings, "conflicting")
+    assert sorted(int(key) for key in caught.value.data["keys"]) == planted
+    assert caught.value.data["count"] == 3
+    assert client.get_version("conflicting", 1).version.status is VersionStatus.ERROR
+    assert not list(Path(settings.blobs_url).glob("conflicting/*/*"))
+    every = session.sql(f"{rows} UNION ALL SELECT explode(sequence(0, 2999)), 2L")
+    with pytest.raises(InvalidRequest, match="and 2,990 more"):
+        spark.push(every, settings, "conflicting")
 
 
 def test_what_spark_loses_or_refuses_is_told_in_its_words(session: SparkSession, settings: Settings, client: ControllerClient) -> None:

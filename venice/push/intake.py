@@ -179,7 +179,6 @@ class Runs:
             Bytes of keys and values of the run.
 
         Raises:
-            InvalidRequest: Equal keys with different values that the policy refuses.
             Full: The disk is full.
         """
         run = write_run(number, keys, values, self._partition_count, spill, self._policy)

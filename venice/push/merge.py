@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from venice.errors import Unavailable
-from venice.push.duplicates import DuplicatePolicy
+from venice.push.duplicates import Conflicts, DuplicatePolicy
 from venice.push.keys import KeyColumn, Order, key_column, sort
 from venice.push.runs import Block, assemble, raw
 from venice.schema.arrow_buffers import number_column
@@ -37,6 +37,7 @@ class Sorted(NamedTuple):
     bytes: int
     """Of keys and values together."""
     duplicates: int
+    conflicts: Conflicts
 
 
 class _Held(NamedTuple):
@@ -60,11 +61,7 @@ def _held(rows: int, key_bytes: int, value_bytes: int) -> _Held:
 
 
 def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = STEP_BYTES) -> Iterator[Sorted]:
-    """The rows of `blocks` by ascending key; equal keys settled by `policy`, later runs being later rows.
-
-    Raises:
-        InvalidRequest: Equal keys with different values that the policy refuses.
-    """
+    """The rows of `blocks` by ascending key; equal keys settled by `policy`, later runs being later rows."""
     pending = sorted(blocks, key=lambda block: block.first)
     runs = len({block.run for block in pending})
     # A step much smaller than one block of each run would load, and sort again, mostly rows that must wait.
@@ -85,20 +82,23 @@ def merge(blocks: Sequence[Block], policy: DuplicatePolicy, step_bytes: int = ST
         cut = _rows_below(column, order, bound)
         keys = assemble(held.key_lengths, held.key_data)
         values = assemble(held.value_lengths, held.value_data)
-        ready = policy.settle(Order(order.rows[:cut], order.same[:cut]), column, values)
+        ready, conflicts = policy.settle(Order(order.rows[:cut], order.same[:cut]), column, values)
         waiting = _take(keys, values, held.runs, order.rows[cut:])
         if cut:
-            yield from _portions(held, keys, values, ready, cut - len(ready))
+            yield from _portions(held, keys, values, ready, cut - len(ready), conflicts)
 
 
-def _portions(held: _Held, keys: pa.Array, values: pa.Array, rows: npt.NDArray[np.intp], duplicates: int) -> Iterator[Sorted]:
+def _portions(
+    held: _Held, keys: pa.Array, values: pa.Array, rows: npt.NDArray[np.intp], duplicates: int, conflicts: Conflicts
+) -> Iterator[Sorted]:
     """The rows as objects, so many at a time that the objects, several times as large as the bytes in them, are few."""
     sizes = held.key_lengths[rows].astype(np.int64) + held.value_lengths[rows]
     count = max(1, len(rows) * _PORTION_BYTES // max(1, int(sizes.sum())))
     for low in range(0, len(rows), count):
         picked = number_column(rows[low : low + count])
         size = int(sizes[low : low + count].sum())
-        yield Sorted(keys.take(picked).to_pylist(), values.take(picked).to_pylist(), size, 0 if low else duplicates)
+        yield Sorted(keys.take(picked).to_pylist(), values.take(picked).to_pylist(), size, duplicates, conflicts)
+        duplicates, conflicts = 0, Conflicts()
 
 
 def _load(waiting: _Held, blocks: list[Block]) -> _Held:

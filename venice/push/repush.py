@@ -155,7 +155,7 @@ class _Making:
         self._version = version = source.version
         self._folder = scratch.parent
         self._tick = tick
-        self._policy = DuplicatePolicy(allow=True, key_row_schema="")  # A key is in one partition: there are none to settle.
+        self._policy = DuplicatePolicy(allow=True)  # A key is in one partition: there are none to settle.
         same = grant.compression is version.compression
         unpack = unpacker_of(version)
         self._dictionary = dictionary_of(version) if same else b""

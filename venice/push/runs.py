@@ -59,7 +59,7 @@ class Run(NamedTuple):
     """By partition, ascending by key."""
     rows: int
     duplicates: int
-    """Rows dropped because a later one of the run has the same key."""
+    """Rows dropped because later ones of the run with the same key say as much."""
 
 
 class Spill:
@@ -131,7 +131,7 @@ def disk_error(error: OSError, place: Path) -> VeniceError:
 
 
 def write_run(number: int, keys: pa.Array, values: pa.Array, partition_count: int, spill: Spill, policy: DuplicatePolicy) -> Run:
-    """Sort rows by (partition, key bytes), settle equal keys and append the result to `spill`.
+    """Sort rows by (partition, key bytes), thin equal keys out and append the result to `spill`.
 
     Args:
         number: Of this run among all, in the order of reading.
@@ -139,13 +139,12 @@ def write_run(number: int, keys: pa.Array, values: pa.Array, partition_count: in
         values: Stored values, aligned with `keys`.
 
     Raises:
-        InvalidRequest: Equal keys with different values that the policy refuses.
         Full: The disk is full.
     """
     column = key_column(*flatten(keys))
     where = partitions(column, partition_count)
     order = sort(column, where)
-    rows = policy.settle(order, column, values)
+    rows = policy.thin(order, values)
     picked = number_column(rows)
     counts = np.bincount(where[rows], minlength=partition_count)
     blocks = _append(number, keys.take(picked), values.take(picked), counts, spill)

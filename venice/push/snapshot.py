@@ -17,7 +17,7 @@ from venice.clock import Clock
 from venice.errors import Corrupt
 from venice.model import UNLIMITED, Compression, SnapshotRef
 from venice.push.columns import quote_text
-from venice.push.duplicates import DuplicatePolicy
+from venice.push.duplicates import DuplicatePolicy, refuse_conflicts
 from venice.push.encode import RowEncoder
 from venice.push.intake import Intake, Reader, Taken, batch_rows
 from venice.push.lanes import run_lanes
@@ -93,7 +93,7 @@ def build(
     except OSError as error:
         raise disk_error(error, target.folder) from error
     connection.execute(f"SET temp_directory = {quote_text(str(scratch))}")
-    policy = DuplicatePolicy(allow=allow_duplicates, key_row_schema=plan.key.row_schema)
+    policy = DuplicatePolicy(allow=allow_duplicates)
     reporter.begin(Phase.READ, size.rows)
 
     def tick() -> None:
@@ -122,6 +122,7 @@ def build(
     finally:
         halves.close()
     check_counts(taken, written)
+    refuse_conflicts(plan.key.row_schema, [one.conflicts for one in written])
     reporter.begin(Phase.SEAL)
     shutil.rmtree(scratch, ignore_errors=True)
     return _sealed(target, taken, written, dictionary, clock)

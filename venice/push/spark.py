@@ -28,7 +28,7 @@ from venice.errors import InvalidRequest, Unavailable, VeniceError
 from venice.model import Compression, Store
 from venice.push.batch import configure
 from venice.push.data import DATA, register
-from venice.push.duplicates import DuplicatePolicy
+from venice.push.duplicates import DuplicatePolicy, refuse_conflicts
 from venice.push.interrupts import interrupts
 from venice.push.lanes import run_lanes
 from venice.push.plan import Plan, make_plan
@@ -124,7 +124,7 @@ class _Push:
         self._plan = plan
         self._key = key
         self._value = value
-        self._policy = DuplicatePolicy(allow=allow_duplicates, key_row_schema=plan.key.row_schema)
+        self._policy = DuplicatePolicy(allow=allow_duplicates)
         self._push_id = push_id
         self._reporter = reporter
         self._clock = clock
@@ -155,6 +155,7 @@ class _Push:
         if grant.compression is Compression.ZSTD_DICT:
             encoding = replace(encoding, dictionary=self._run(lambda: self._learn(encoding.value_bytes_max), tick))
         outcomes = self._run(lambda: self._outcomes(encoding, scratch), tick)
+        refuse_conflicts(self._plan.key.row_schema, [outcome.conflicts for outcome in outcomes])
         self._reporter.begin(Phase.SEAL)
         for outcome in outcomes:
             if outcome.file is not None:

@@ -24,7 +24,7 @@ from venice.errors import Corrupt, Unavailable, VeniceError
 from venice.model import Compression
 from venice.push.batch import configure
 from venice.push.data import DATA, register
-from venice.push.duplicates import EXAMPLES_MAX, DuplicatePolicy, conflict
+from venice.push.duplicates import Conflicts, DuplicatePolicy
 from venice.push.encode import Encoded, RowEncoder
 from venice.push.intake import Reader
 from venice.push.keys import key_column, partitions
@@ -60,6 +60,7 @@ class Outcome(NamedTuple):
     """In the folder of this attempt; None: the partition has no rows."""
     attempt: str
     duplicates: int
+    conflicts: Conflicts
     tally: Tally
 
 
@@ -160,7 +161,7 @@ class Writing:
                 f"partition {rows.partition}: {rows.tally.rows} rows were encoded, {kept} written, {rows.duplicates} dropped as duplicates",
                 hint="nothing was sealed; rows of the data frame must be the same each time they are computed: push again",
             )
-        return Outcome(file, attempt, rows.duplicates, rows.tally)
+        return Outcome(file, attempt, rows.duplicates, rows.conflicts, rows.tally)
 
 
 class _Rows:
@@ -171,7 +172,10 @@ class _Rows:
         self._policy = policy
         self._last: tuple[bytes, bytes] | None = None
         """Held back: the next batch may begin with its key."""
-        self._conflicts: dict[bytes, None] = {}
+        self.conflicts = Conflicts()
+        """So far; the keys that are not allowed to have several rows and do."""
+        self._conflicting: bytes | None = None
+        """The last of them: a key has its rows one after the other."""
         self.partition = -1
         self.duplicates = 0
         self.tally = Tally()
@@ -181,8 +185,6 @@ class _Rows:
             batch = self._without_notes(batch)
             if batch.num_rows:
                 yield self._settled(batch.column("key"), batch.column("value"))
-        if self._conflicts:
-            raise conflict(self._policy.key_row_schema, list(self._conflicts))
         if self._last is not None:
             yield [self._last[0]], [self._last[1]]
 
@@ -211,8 +213,9 @@ class _Rows:
         self.duplicates += len(named) - 1 - len(kept)
         if not self._policy.allow:
             for at in range(len(named) - 1):
-                if named[at] == named[at + 1] and stored[at] != stored[at + 1] and len(self._conflicts) < EXAMPLES_MAX:
-                    self._conflicts[named[at]] = None
+                if named[at] == named[at + 1] and stored[at] != stored[at + 1] and named[at] != self._conflicting:
+                    self._conflicting = named[at]
+                    self.conflicts = self.conflicts.plus(Conflicts(1, (named[at],)))
         return [named[at] for at in kept], [stored[at] for at in kept]
 
 

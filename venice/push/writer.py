@@ -21,7 +21,7 @@ from threading import Event
 from typing import IO, BinaryIO, Final, NamedTuple
 
 from venice.errors import Unavailable, VeniceError
-from venice.push.duplicates import DuplicatePolicy
+from venice.push.duplicates import Conflicts, DuplicatePolicy
 from venice.push.memory import freed_memory_kept
 from venice.push.merge import merge
 from venice.push.runs import Block
@@ -59,6 +59,7 @@ class Written(NamedTuple):
 
     file: PartitionFile
     duplicates: int
+    conflicts: Conflicts = Conflicts()
 
 
 class Failed(NamedTuple):
@@ -71,16 +72,16 @@ def write_partition(work: Work, job: Job, said: Callable[[Step], None]) -> Writt
     """Merge the runs of a partition that has rows into its file.
 
     Raises:
-        InvalidRequest: Rows with equal keys differ and that is not allowed.
         Full: The disk is full.
     """
     writer = PartitionWriter(work.folder / file_name(job.partition, work.kind))
-    duplicates = 0
+    duplicates, conflicts = 0, Conflicts()
     for rows in merge(job.blocks, work.policy):
         writer.put_all(rows.keys, rows.values)
         duplicates += rows.duplicates
+        conflicts = conflicts.plus(rows.conflicts)
         said(Step(len(rows.keys), rows.bytes))
-    return Written(writer.finish(job.partition, work.kind), duplicates)
+    return Written(writer.finish(job.partition, work.kind), duplicates, conflicts)
 
 
 class Writers:
