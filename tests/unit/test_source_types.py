@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,80 @@ def test_values_of_several_types_and_digits_beyond_a_double_in_json(tmp_path: Pa
     assert [repr(pushed.rows[number]["x"]) for number in range(len(cells))] == [repr(cell) for cell in cells]
     assert pushed.rows[0]["raw"] == b"\xff"
     assert str(pushed.rows[0]["money"]) == "1234567890123456789012345678.25"
+
+
+def money(precision: int, scale: int) -> dict[str, Any]:
+    return {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}
+
+
+MONEYS = record(
+    ("d", ["null", money(22, 2)]),
+    ("l", ["null", {"type": "array", "items": ["null", money(22, 3)]}]),
+    ("r", ["null", json.loads(record(("c", money(22, 2)), ("at", {"type": "long", "logicalType": "timestamp-micros"}), name="R"))]),
+    ("m", ["null", {"type": "map", "values": money(60, 1)}]),
+)
+AT = dt.datetime(2020, 1, 1, 10, tzinfo=dt.UTC)
+EXACT = {
+    1: {"d": "12345678901234567.89", "l": ["12345678901234567.891", None, "1.500"], "r": "12345678901234567.89", "m": {"a": "1.5"}},
+    2: {"d": "1000.00", "l": [], "r": None, "m": {"b": "-7.0"}},
+    3: {"d": "-0.10", "l": None, "r": "0.25", "m": {}},
+}
+AS_JSON = """\
+{"key": 1, "d": "12345678901234567.89", "l": ["12345678901234567.891", null, 1.5],
+ "r": {"c": "12345678901234567.89", "at": "2020-01-01T12:00:00+02"}, "m": {"a": " 1.5"}}
+{"key": 2, "d": 1e3, "l": [], "m": {"b": -7}}
+{"key": 3, "d": -0.10, "r": {"c": 0.25, "at": "2020-01-01T10:00:00Z"}, "m": {}}
+"""
+AS_CSV = """\
+key,d,l,r,m
+1,12345678901234567.89,"[12345678901234567.891, NULL, 1.5]","{'c': 12345678901234567.89, 'at': 2020-01-01 12:00:00+02}",{a=1.5}
+2, 1e3 ,[],,{b=-7}
+3,-.1,,"{'c': 0.25, 'at': 2020-01-01 10:00:00}",{}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", AS_JSON), ("a.csv", AS_CSV)])
+def test_decimals_as_text_keep_all_their_digits(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    rows = push_folder(tmp_path, value_schema=MONEYS, inputs=[tmp_path / name]).rows
+    assert {row["r"]["at"] for row in rows.values() if row["r"]} == {AT}
+    found = {key: {**row, "r": row["r"] and row["r"]["c"]} for key, row in rows.items()}
+    assert json.loads(json.dumps(found, default=str)) == {str(key): row for key, row in EXACT.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "said"),
+    [
+        ("a.json", '"d": "1.234"', "'d' .* data loss"),
+        ("a.json", '"d": 1.234', "'d' .* data loss"),
+        ("a.json", '"d": 12345678901234567.89', "'d' .* more than 15 digits has been rounded"),
+        ("a.json", '"d": 12345678901234567890123', "'d' .* precision 22"),
+        ("a.json", '"d": "much"', "'d' .* not a valid decimal"),
+        ("a.json", '"l": [1, 0.30000000000000004]', "'l' .* more than 15 digits has been rounded"),
+        ("a.json", '"r": {"c": "0.001", "at": "2020-01-01"}', "'r' .* data loss"),
+        ("a.json", '"m": {"a": "1.25"}', "'m' .* data loss"),
+        ("a.csv", "1.234,,,", "'d' .* data loss"),
+        ("a.csv", '"",,,', "'d' .* Empty string"),
+        ("a.csv", ",[1.2345],,", "'l' .* data loss"),
+        ("a.csv", ",,\"{'c': 1.234, 'at': 2020-01-01}\",", "'r' .* data loss"),
+        ("a.csv", ",,,{a=1.25}", "'m' .* data loss"),
+    ],
+)
+def test_decimals_that_would_be_rounded_are_refused_by_column_and_key(tmp_path: Path, name: str, cells: str, said: str) -> None:
+    first, row = ('{"key": 1, "d": 1}', f'{{"key": 9, {cells}}}') if name == "a.json" else ("key,d,l,r,m\n1,1,,,", f"9,{cells}")
+    (tmp_path / name).write_text(f"{first}\n{row}\n")
+    with pytest.raises(InvalidRequest, match=f"{name}: column {said}") as caught:
+        push_folder(tmp_path, value_schema=MONEYS, inputs=[tmp_path / name])
+    assert "the row of key 9" in str(caught.value)
+
+
+def test_decimals_beside_bytes_in_json_are_exact_too(tmp_path: Path) -> None:
+    schema = record(("x", json.loads(record(("raw", "bytes"), ("d", money(22, 2)), name="X"))))
+    for cell, said in (('"12345678901234567.89"', ""), ("1.25", ""), ("12345678901234567.89", "not decimal"), ('"1.234"', "data loss")):
+        (tmp_path / "a.json").write_text(f'{{"key": 1, "x": {{"raw": "/w==", "d": {cell}}}}}')
+        if said:
+            with pytest.raises(InvalidRequest, match=said):
+                push_folder(tmp_path / "bad", value_schema=schema, inputs=[tmp_path / "a.json"])
+        else:
+            rows = push_folder(tmp_path / cell[1:4], value_schema=schema, inputs=[tmp_path / "a.json"]).rows
+            assert str(rows[1]["x"]["d"]) == cell.strip('"')

@@ -72,18 +72,21 @@ def is_integer(schema: Schema, node: Type) -> bool:
     return isinstance(node, Primitive) and node.kind in ("int", "long") and node.logical is None
 
 
-def sql_type(schema: Schema, node: Type, within: frozenset[str] = frozenset(), *, text: bool = False) -> str | None:
+def sql_type(
+    schema: Schema, node: Type, within: frozenset[str] = frozenset(), *, text: bool = False, decimal: str | None = None
+) -> str | None:
     """The DuckDB type that holds the values of an Avro type, or None where none does: such a column is passed as it is.
 
     Args:
         text: The type to read text as: made a TIMESTAMP, text would lose its offset from UTC.
+        decimal: The type to have instead of those of decimals: made one of them, text would be rounded.
     """
     if isinstance(node, Ref) and node.name in within:
         return None  # A type within itself has no finite column type.
     node = schema.resolve(node)
     match node:
         case Primitive(_, Logical("decimal", precision, scale)) | Fixed(_, _, _, Logical("decimal", precision, scale)):
-            return f"DECIMAL({precision},{scale})" if precision <= _DECIMAL_PRECISION_MAX else None
+            return decimal or (f"DECIMAL({precision},{scale})" if precision <= _DECIMAL_PRECISION_MAX else None)
         case Primitive(_, Logical(name)) if text and name in _INSTANTS:
             return "TIMESTAMPTZ"
         case Primitive(kind, logical):
@@ -94,19 +97,19 @@ def sql_type(schema: Schema, node: Type, within: frozenset[str] = frozenset(), *
         case EnumType():
             return "VARCHAR"
         case Array(items):
-            inner = sql_type(schema, items, within, text=text)
+            inner = sql_type(schema, items, within, text=text, decimal=decimal)
             return f"{inner}[]" if inner else None
         case MapType(values):
-            inner = sql_type(schema, values, within, text=text)
+            inner = sql_type(schema, values, within, text=text, decimal=decimal)
             return f"MAP(VARCHAR, {inner})" if inner else None
         case Record(name, fields):
-            inners = [(field.name, sql_type(schema, field.type, within | {name}, text=text)) for field in fields]
+            inners = [(field.name, sql_type(schema, field.type, within | {name}, text=text, decimal=decimal)) for field in fields]
             if not inners or any(inner is None for _, inner in inners):
                 return None
             return "STRUCT(" + ", ".join(f"{quote(field)} {inner}" for field, inner in inners) + ")"
         case Union():
             only = _only_branch(node)
-            return sql_type(schema, only, within, text=text) if only is not None else None
+            return sql_type(schema, only, within, text=text, decimal=decimal) if only is not None else None
 
 
 class Fit:

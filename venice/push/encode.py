@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from venice.errors import Full, InvalidRequest, VeniceError
 from venice.push.columns import quote
+from venice.push.digits import Digits
 from venice.push.documents import Cells
 from venice.push.duplicates import describe_key, shown
 from venice.push.plan import Field, Plan, Side
 from venice.push.runs import raw
+from venice.push.sources import Format
 from venice.push.stored import StoredValues
 from venice.schema.arrow_buffers import binary_scalar
 from venice.schema.columnar import ColumnEncoder
@@ -61,7 +63,13 @@ class RowEncoder:
         self._connection = connection
         self._key_columns = range(len(plan.key.fields))
         self._value_columns = range(len(plan.key.fields), len(plan.key.fields) + len(plan.value.fields))
-        self._cells = {f.output: Cells(side.schema, f.type) for side in (plan.key, plan.value) for f in side.fields if f.is_text}
+        self._cells: dict[str, Cells | Digits] = {}
+        for side in (plan.key, plan.value):
+            self._cells |= {field.output: Cells(side.schema, field.type) for field in side.fields if field.is_text}
+            for field in side.fields:
+                if field.has_digits:
+                    kind, json = schema.field(field.output).type, plan.source.format is Format.JSON
+                    self._cells[field.output] = Digits(side.schema, field.type, kind, json=json)
         schema = pa.schema([field.with_type(self._cells[field.name].type) if field.name in self._cells else field for field in schema])
         self._key = ColumnEncoder(plan.key.row_schema, _part_schema(plan.key, schema, self._key_columns), key=True)
         self._value = ColumnEncoder(plan.value.row_schema, _part_schema(plan.value, schema, self._value_columns), prefix=prefix)

@@ -14,6 +14,7 @@ import duckdb
 
 from venice.errors import InvalidRequest
 from venice.push.columns import Fit, is_integer, is_nullable, quote, quote_text, sql_type
+from venice.push.digits import has_decimals
 from venice.push.documents import is_read_as_text
 from venice.push.sources import Columns, Format, Source
 from venice.push.times import time_expression
@@ -40,6 +41,8 @@ class Field:
     type: Type
     is_text: bool = False
     """It comes as JSON text, which `documents.Cells` reads."""
+    has_digits: bool = False
+    """It comes with text in the place of decimals, which `digits.Digits` reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +223,8 @@ def _side(
 
 def _field(schema: Schema, column: str, output: str, node: Type, source: Source) -> Field:
     is_text = source.format is Format.JSON and is_read_as_text(schema, node)
-    return Field(column=column, output=output, nullable=is_nullable(schema, node), type=node, is_text=is_text)
+    has_digits = source.format in (Format.CSV, Format.JSON) and not is_text and has_decimals(schema, node)
+    return Field(column=column, output=output, nullable=is_nullable(schema, node), type=node, is_text=is_text, has_digits=has_digits)
 
 
 def _defaulted(side: str, schema: Schema, record: Record, names: _Names, described: dict[str, Columns], source: Source) -> tuple[str, ...]:
@@ -277,12 +281,15 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
             elif is_integer(side.schema, field.type):
                 types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
             else:
-                types.setdefault(field.column, sql_type(side.schema, field.type, text=True) or "VARCHAR")
+                # Of JSON's own type: so a text is told from a number, which has gone through a double.
+                decimal = None if not field.has_digits else "JSON" if source.format is Format.JSON else "VARCHAR"
+                types.setdefault(field.column, sql_type(side.schema, field.type, text=True, decimal=decimal) or "VARCHAR")
     return types
 
 
 def _expression(side: Side, field: Field, source: Source, described: dict[str, Columns]) -> str:
-    column, target = quote(field.column), "VARCHAR" if field.is_text else sql_type(side.schema, field.type)
+    column, decimal = quote(field.column), "VARCHAR" if field.has_digits else None
+    target = "VARCHAR" if field.is_text else sql_type(side.schema, field.type, decimal=decimal)
     if any(field.column in columns and columns[field.column].id in _UNCAST for columns in described.values()):
         target = None
     expression = f"CAST({column} AS {target})" if target else column

@@ -39,6 +39,8 @@ def to_json(value: Any) -> Any:
             return [to_json(item) for item in value]
 
 
+_DOUBLE_DIGITS = 15
+"""So many digits of a number come through a double as they were."""
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -106,7 +108,12 @@ def _branch(schema: Schema, branches: tuple[Type, ...], value: Any) -> Any:
 
 
 def _decimal(value: Any) -> Decimal:
-    return Decimal(str(value) if type(value) in (int, float) else _expect(value, str))
+    if type(value) is not float:
+        return Decimal(value if type(value) is int else _expect(value, str))
+    number = Decimal(repr(value))
+    if len(number.normalize().as_tuple().digits) > _DOUBLE_DIGITS:
+        raise ValueError("it may have been rounded")
+    return number
 
 
 _TIMES: dict[str, Callable[[Any], Any]] = {
