@@ -111,6 +111,50 @@ def test_postgres_that_cannot_be_read(tmp_path: Path, server: Postgres, free_por
     assert "does not answer" in refused(Unavailable, f"postgresql://venice@127.0.0.1:{free_port()}/postgres")
 
 
+INSTANT = record(("seen", ["null", {"type": "long", "logicalType": "timestamp-micros"}]))
+WALL = record(("seen", {"type": "long", "logicalType": "local-timestamp-micros"}))
+UTC_TIMES = ["2020-01-02 03:04:05", "2020-01-02T03:04:05Z", "2020-01-02 03:04:05+00:00", "2020-01-02 03:04:05 UTC", 1_577_934_245, None]
+
+
+def times(path: Path, *seen: Any, kind: str = "TIMESTAMP") -> Path:
+    """A SQLite file with such times, and in a column that nobody asks for one with an offset."""
+    with sqlite3.connect(path) as made:
+        made.execute(f'CREATE TABLE "the ""rows" (key INTEGER, seen {kind}, other TIMESTAMP)')
+        made.executemany(
+            'INSERT INTO "the ""rows" VALUES (?, ?, ?)', [(key, time, "2020-01-02 03:04:05+02") for key, time in enumerate(seen)]
+        )
+        made.execute('CREATE VIEW late AS SELECT key, seen FROM "the ""rows" WHERE key >= 0')
+        made.execute("CREATE VIEW renamed AS SELECT key, seen AS again FROM late")
+    made.close()
+    return path
+
+
+def test_times_of_sqlite_that_would_be_shifted_are_refused(tmp_path: Path) -> None:
+    asks: list[dict[str, Any]] = [
+        {"table": 'the "rows'}, {"table": "late"}, {"sql": "FROM late"}, {"sql": 'SELECT key, seen FROM "the ""rows" AS r'},
+        {"sql": "WITH x AS (SELECT l.key, l.Seen FROM main.late l) SELECT key, seen FROM x"},
+    ]  # fmt: skip
+    good = times(tmp_path / "good.sqlite", *UTC_TIMES)
+    for number, ask in enumerate(asks):
+        found = push_folder(tmp_path / f"good-{number}", inputs=[good], value_schema=INSTANT, **ask).rows
+        assert [row["seen"] and row["seen"].isoformat() for _, row in sorted(found.items())] == ["2020-01-02T03:04:05+00:00"] * 5
+    for number, time in enumerate(("2020-01-02T03:04:05.123456+02:00", "2020-01-02 03:04:05-07")):
+        bad = times(tmp_path / f"bad-{number}.sqlite", *UTC_TIMES, time)
+        for ask in asks:
+            with pytest.raises(InvalidRequest, match=r"column 'seen' of table .* of .*bad.* offset from UTC, such as") as caught:
+                push_folder(tmp_path / "x", inputs=[bad], value_schema=INSTANT, **ask)
+            assert time in str(caught.value)
+        with pytest.raises(InvalidRequest, match=r"'seen' of table late .* offset from UTC"):
+            push_folder(tmp_path / "x", inputs=[bad], key="key", value_schema=record(("key", "long")), table="late", timestamp="seen")
+        with pytest.raises(InvalidRequest, match=r"'again' of table renamed .* offset from UTC"):
+            push_folder(tmp_path / "x", inputs=[bad], value_schema=INSTANT, table="renamed", renames={"seen": "again"})
+        # What the clock showed is read as it is, and text as the query says.
+        assert push_folder(tmp_path / f"wall-{number}", inputs=[bad], value_schema=WALL, sql="FROM late WHERE key = 6").rows[6]
+        cast = "SELECT key::BIGINT AS key, seen::TIMESTAMPTZ AS seen FROM sqlite_query('venice_source', 'SELECT * FROM late WHERE key = 6')"
+        shown = push_folder(tmp_path / f"cast-{number}", inputs=[bad], value_schema=INSTANT, sql=cast).rows[6]["seen"]
+        assert shown == dt.datetime.fromisoformat(time)
+
+
 @pytest.mark.parametrize("name", ["a.sqlite", "a.duckdb"])
 def test_files_that_are_no_database(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFound, match=f"no file at .*{name}"):

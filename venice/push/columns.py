@@ -72,6 +72,15 @@ def is_integer(schema: Schema, node: Type) -> bool:
     return isinstance(node, Primitive) and node.kind in ("int", "long") and node.logical is None
 
 
+def is_instant(schema: Schema, node: Type) -> bool:
+    """Whether the values are timestamps that count from UTC, or those and null."""
+    node = schema.resolve(node)
+    if isinstance(node, Union):
+        only = _only_branch(node)
+        return only is not None and is_instant(schema, only)
+    return isinstance(node, Primitive) and node.logical is not None and node.logical.name in _INSTANTS
+
+
 def sql_type(
     schema: Schema, node: Type, within: frozenset[str] = frozenset(), *, text: bool = False, decimal: str | None = None
 ) -> str | None:

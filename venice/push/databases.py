@@ -17,7 +17,8 @@ from venice.errors import InvalidRequest, NotFound, Unavailable, VeniceError
 from venice.push.columns import quote, quote_text
 from venice.push.masking import hide
 
-_NAME: Final = "venice_source"
+SOURCE_NAME: Final = "venice_source"
+"""What a database is called in queries."""
 _KINDS: Final = {".duckdb": "duckdb", ".ddb": "duckdb", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".db": "sqlite"}
 _EXTENSIONS: Final = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
 _POSTGRES: Final = ("postgresql://", "postgres://")
@@ -53,10 +54,10 @@ class Database:
         load_extension(connection, self.kind)
         kind = "" if self.kind == "duckdb" else f"TYPE {self.kind}, "
         try:
-            connection.execute(f"ATTACH IF NOT EXISTS {quote_text(self.where)} AS {_NAME} ({kind}READ_ONLY)")
+            connection.execute(f"ATTACH IF NOT EXISTS {quote_text(self.where)} AS {SOURCE_NAME} ({kind}READ_ONLY)")
             if self.kind == "sqlite":  # It opens a file only when it is asked for something in it.
-                connection.execute(f"SELECT count(*) FROM duckdb_tables() WHERE database_name = {quote_text(_NAME)}")
-            connection.execute(f"USE {_NAME}")
+                connection.execute(f"SELECT count(*) FROM duckdb_tables() WHERE database_name = {quote_text(SOURCE_NAME)}")
+            connection.execute(f"USE {SOURCE_NAME}")
         except duckdb.Error as error:
             raise self._refusal(error) from error
 
@@ -79,9 +80,10 @@ class Database:
         """
         self.attach(connection)
         try:
+            there = f"WHERE database_name = {quote_text(SOURCE_NAME)} AND NOT internal"
             found = connection.execute(
-                f"SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = {quote_text(_NAME)} AND NOT internal "
-                f"UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = {quote_text(_NAME)} AND NOT internal "
+                f"SELECT schema_name, table_name FROM duckdb_tables() {there} "
+                f"UNION ALL SELECT schema_name, view_name FROM duckdb_views() {there} "
                 "ORDER BY ALL"
             ).fetchall()
         except duckdb.Error as error:
@@ -95,7 +97,7 @@ class Database:
             raise NotFound(f"{self} has no table {name!r}", hint=f"it has {shown or 'none'}", table=name)
         if len(matches) > 1:
             raise InvalidRequest(f"{self} has several tables {name!r}", hint=f"name one of {', '.join('.'.join(pair) for pair in matches)}")
-        return f"FROM {_NAME}.{quote(matches[0][0])}.{quote(matches[0][1])}"
+        return f"FROM {SOURCE_NAME}.{quote(matches[0][0])}.{quote(matches[0][1])}"
 
 
 def database_of(given: str) -> Database | None:
