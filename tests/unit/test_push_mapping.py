@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -98,11 +100,45 @@ def test_a_schema_grows_by_the_columns_it_lacks(tmp_path: Path) -> None:
         first = grown_schema(connection, source, store="rows-1", newest=None, fed={"key"})
         assert first is not None
         assert json.loads(first)["name"] == "rows_1_value"
-        (tmp_path / "a.csv").write_text("key,n\n1,2\n")
-        with pytest.raises(InvalidRequest, match="CSV has no types"):
-            grown_schema(connection, locate_any(connection, [tmp_path / "a.csv"]), store="rows-1", newest=VALUE, fed={"key"})
         with pytest.raises(InvalidRequest, match="no record"):
             grown_schema(connection, source, store="rows-1", newest='"long"', fed={"key"})
+
+
+LOOKS: list[tuple[str, list[str], Any, list[Any]]] = [
+    ("flag", ["true", "false", ""], "boolean", [True, False, None]),
+    ("whole", ["-7", "0", "9223372036854775807"], "long", [-7, 0, 2**63 - 1]),
+    ("part", ["1.50", "-2", "1e3"], "double", [1.5, -2.0, 1000.0]),
+    ("code", ["007", "12", "0"], "string", ["007", "12", "0"]),
+    ("large", ["9223372036854775808", "1", ""], "string", ["9223372036854775808", "1", None]),
+    ("mixed", ["1", "x", "2"], "string", ["1", "x", "2"]),
+    ("bits", ["0", "1", '""'], "string", ["0", "1", ""]),
+    ("day", ["2020-01-02", "1969-12-31", ""], {"type": "int", "logicalType": "date"}, [dt.date(2020, 1, 2), dt.date(1969, 12, 31), None]),
+    ("other_day", ["01/02/2020", "03/04/2020", ""], "string", ["01/02/2020", "03/04/2020", None]),
+    ("no_day", ["2020-02-30", "2020-01-01", ""], "string", ["2020-02-30", "2020-01-01", None]),
+    ("wall", ["2020-01-02 03:04:05", "2020-01-02T03:04:05.25", ""], {"type": "long", "logicalType": "local-timestamp-micros"},
+     [dt.datetime.fromisoformat("2020-01-02T03:04:05"), dt.datetime.fromisoformat("2020-01-02T03:04:05.25"), None]),
+    ("moment", ["2020-01-02 03:04:05+02", "2020-01-02T03:04:05Z", "2020-01-02T03:04:05-00:30"],
+     {"type": "long", "logicalType": "timestamp-micros"},
+     [dt.datetime(2020, 1, 2, hour, minute, 5, tzinfo=dt.UTC) for hour, minute in ((1, 4), (3, 4), (3, 34))]),
+    ("clock", ["03:04:05", "23:59:59.5", ""], {"type": "long", "logicalType": "time-micros"},
+     [dt.time(3, 4, 5), dt.time(23, 59, 59, 500_000), None]),
+    ("nothing", ["", "", ""], "string", [None, None, None]),
+]  # fmt: skip
+
+
+def test_columns_of_csv_have_the_types_that_all_their_cells_have(tmp_path: Path) -> None:
+    for part, rows in enumerate(((0, 1), (2,))):
+        lines = [",".join([str(row), *(cells[row] for _, cells, *_ in LOOKS)]) for row in rows]
+        (tmp_path / f"{part}.csv").write_text("\n".join([",".join(["key", *(name for name, *_ in LOOKS)]), *lines]) + "\n")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        source = locate_any(connection, [tmp_path])
+        grown = grown_schema(connection, source, store="rows", newest=None, fed={"key"})
+    assert grown is not None
+    found = {field["name"]: field["type"] for field in json.loads(grown)["fields"]}
+    assert found == {name: ["null", kind] for name, _, kind, _ in LOOKS}
+    pushed = push_folder(tmp_path / "out", inputs=[tmp_path], value_schema=grown).rows
+    assert pushed == {row: {name: values[row] for name, _, _, values in LOOKS} for row in range(3)}
 
 
 def test_a_column_that_is_the_whole_value_adds_no_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from venice.errors import InvalidRequest
+from venice.push.csv_types import csv_types
 from venice.push.plan import DEFAULT_KEY
 from venice.push.sources import Format, Source, read_error
 from venice.schema.arrow_types import avro_schema_from_arrow
@@ -33,12 +34,8 @@ def grown_schema(
         fed: Columns that are not the value's: they feed the key, the time, or a field of another name.
 
     Raises:
-        InvalidRequest: The value is no record, or the input is CSV, or a column has a type that Avro lacks.
+        InvalidRequest: The value is no record, or a column has a type that Avro lacks, or the input cannot be read.
     """
-    if source.format is Format.CSV:
-        raise InvalidRequest(
-            "CSV has no types to make a schema of", hint="add the schema with 'venice schema add', or cast in a query (--sql)"
-        )
     document: dict[str, Any] = {"type": "record", "name": re.sub(r"\W", "_", f"{store}_value"), "fields": []}
     if newest is not None:
         schema = parse(newest)
@@ -75,9 +72,12 @@ def _fields(connection: duckdb.DuckDBPyConnection, source: Source, name: str) ->
     if source.avro is not None:
         found: list[dict[str, Any]] = load_json(source.avro.schema)["fields"]
         return found
-    try:
-        rows = connection.execute(f"SELECT * FROM {source.relation({})} AS source LIMIT 0").to_arrow_table()
-    except duckdb.Error as error:
-        raise read_error(error, str(source)) from error
-    fields: list[dict[str, Any]] = json.loads(avro_schema_from_arrow(rows.schema, name))["fields"]
+    if source.format is Format.CSV:
+        columns = csv_types(connection, source)
+    else:
+        try:
+            columns = connection.execute(f"SELECT * FROM {source.relation({})} AS source LIMIT 0").to_arrow_table().schema
+        except duckdb.Error as error:
+            raise read_error(error, str(source)) from error
+    fields: list[dict[str, Any]] = json.loads(avro_schema_from_arrow(columns, name))["fields"]
     return fields
