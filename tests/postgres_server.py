@@ -27,8 +27,14 @@ class Postgres:
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
     def run(self, sql: str) -> None:
-        command = [str(self.programs / "psql"), "-qX", "-v", "ON_ERROR_STOP=1", self.url(), "-c", sql]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        command = [str(self.programs / "psql"), "-qX", "-v", "ON_ERROR_STOP=1", self.url()]
+        done = subprocess.run(command, input=sql.encode(), capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+
+
+def is_here() -> bool:
+    """Whether there is one, or has to be."""
+    return _programs() is not None or bool(os.environ.get("CI"))
 
 
 def _programs() -> Path | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import boto3
 import duckdb
 import fastavro
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 from push_kit import push_folder, record
+from s3_server import Lake, s3
 
 from venice.errors import InvalidRequest, NotFound, Unavailable
 from venice.model import Compression
@@ -45,43 +43,22 @@ def as_avro(first: int) -> bytes:
 
 
 @pytest.fixture
-def store(tmp_path: Path, free_port: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of an S3 server with a bucket `lake`; the environment says where it is and who asks."""
-    port = free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="lake")
-    for key, body in {
-        "parquet/day=1/part-0.parquet": as_parquet(tmp_path, 0), "parquet/day=2/part-0.parquet": as_parquet(tmp_path, 3),
-        "parquet/_SUCCESS": b"",
-        "parquet/_temporary/part-9.parquet": as_parquet(tmp_path, 90), "avro/part-0.avro": as_avro(0), "avro/part-1.avro": as_avro(3),
-        "avro/.part-0.avro.crc": b"x", "csv/a.csv": b"key,name,n\n0,name 0,\n1,name 1,1\n2,name 2,\n",
-        "json/a.jsonl": b'{"key": 0, "name": "name 0"}\n{"key": 1, "name": "name 1", "n": 1}\n{"key": 2, "name": "name 2"}\n',
-        "bad/cut.avro": as_avro(0)[:-30], "bad/corrupt.parquet": b"PAR1 not really",
-    }.items():  # fmt: skip
-        client.put_object(Bucket="lake", Key=key, Body=body)
-    client.close()
-    yield port
-    ask(port, "/moto-api/reset", "")
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
+def lake(tmp_path: Path, free_port: Callable[..., int]) -> Iterator[Lake]:
+    with s3(free_port) as found:
+        found.put(
+            {
+                "parquet/day=1/part-0.parquet": as_parquet(tmp_path, 0), "parquet/day=2/part-0.parquet": as_parquet(tmp_path, 3),
+                "parquet/_SUCCESS": b"", "parquet/_temporary/part-9.parquet": as_parquet(tmp_path, 90),
+                "avro/part-0.avro": as_avro(0), "avro/part-1.avro": as_avro(3), "avro/.part-0.avro.crc": b"x",
+                "csv/a.csv": b"key,name,n\n0,name 0,\n1,name 1,1\n2,name 2,\n",
+                "json/a.jsonl": b'{"key": 0, "name": "name 0"}\n{"key": 1, "name": "name 1", "n": 1}\n{"key": 2, "name": "name 2"}\n',
+                "bad/cut.avro": as_avro(0)[:-30], "bad/corrupt.parquet": b"PAR1 not really",
+            }
+        )  # fmt: skip
+        yield found
 
 
-def ask(port: int, path: str, body: str) -> None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", path, body)
-    assert connection.getresponse().status == 200
-    connection.close()
-
-
-def test_every_format_by_file_folder_and_glob(tmp_path: Path, store: int) -> None:
+def test_every_format_by_file_folder_and_glob(tmp_path: Path, lake: Lake) -> None:
     for number, (given, count) in enumerate(
         [
             ("s3://lake/parquet", 6),
@@ -113,18 +90,18 @@ def test_every_format_by_file_folder_and_glob(tmp_path: Path, store: int) -> Non
         assert getattr(caught.value, "hint", ""), given
 
 
-def test_wrong_credentials_and_a_store_that_is_away(store: int, monkeypatch: pytest.MonkeyPatch, free_port: Callable[..., int]) -> None:
-    ask(store, "/moto-api/reset-auth", "0")
+def test_wrong_credentials_and_a_store_that_is_away(lake: Lake, monkeypatch: pytest.MonkeyPatch, free_port: Callable[..., int]) -> None:
+    lake.ask("/moto-api/reset-auth", "0")
     for given in ("s3://lake/csv/a.csv", "s3://lake/csv", "s3://lake/csv/*.csv"):
         with pytest.raises(InvalidRequest, match=r"cannot read s3://lake/csv"):
             locate([given])
-    ask(store, "/moto-api/reset-auth", "inf")
+    lake.ask("/moto-api/reset-auth", "inf")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(Unavailable, match=r"s3://lake/csv/a\.csv"):
         locate(["s3://lake/csv/a.csv"])
 
 
-def test_a_bucket_that_is_not_there(store: int) -> None:
+def test_a_bucket_that_is_not_there(lake: Lake) -> None:
     with pytest.raises(NotFound, match=r"no file at s3://ocean/"):
         locate(["s3://ocean/*.csv"])
