@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import push_kit
 import pyarrow as pa
 import pytest
 from push_kit import push_folder, record
@@ -47,6 +48,24 @@ def test_every_file_is_released_once_its_partitions_are_written(
     pushed = push_folder(tmp_path, value_schema=record(("name", "string")), sql=query, partition_count=partition_count)
     assert pushed.rows == {i: {"name": f"value {i}"} for i in range(3000)}
     assert len(released) == len(set(released)) == 2 * min(partition_count, 32)
+
+
+def test_a_push_of_files_does_not_pull_pandas_in(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+import duckdb
+from push_kit import push_folder, record
+from venice import cli
+folder = Path({str(tmp_path)!r})
+file = folder / "rows.parquet"
+duckdb.sql("SELECT i AS key, 'value ' || i AS name, [i]::FLOAT[] AS vector FROM range(3000) t(i)").write_parquet(str(file))
+schema = record(("name", "string"), ("vector", {{"type": "array", "items": "float"}}))
+assert len(push_folder(folder, inputs=[file], value_schema=schema).rows) == 3000
+assert "pandas" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(push_kit.__file__).parent)}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
 
 
 def test_what_a_writing_process_imports_does_not_pull_pandas_in() -> None:
