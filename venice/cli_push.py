@@ -78,6 +78,9 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Push a new version of a store and wait until it serves."""
+    from venice.config import without_linear_algebra
+
+    without_linear_algebra()
     from venice import cli_progress
     from venice.push import batch
 

@@ -134,6 +134,11 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **{f"VENICE_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in values}}
 
 
+def without_linear_algebra() -> None:
+    """To be called before NumPy is imported: it starts threads for linear algebra, which spin for a while before they sleep."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def named_broker() -> str | None:
     """What `BROKER_VARIABLE` says: the broker that tests and the quickstart use instead of starting one."""
     return os.environ.get(BROKER_VARIABLE) or None

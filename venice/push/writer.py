@@ -28,8 +28,16 @@ from venice.push.runs import Block
 from venice.storage.snapshot import FileKind, PartitionFile, PartitionWriter, file_name
 
 # Not `-m venice.push.writer`: the module would be `__main__` there, and its pickled classes strangers here. Nothing a child
-# does forms cycles, but it makes lists of ten thousands of rows all the time.
-_CHILD: Final = (sys.executable, "-c", "import gc; gc.disable(); from venice.push.writer import main; main()")
+# does forms cycles, but it makes lists of ten thousands of rows all the time. And NumPy would start threads for linear algebra,
+# which spin for a while before they sleep.
+_START: Final = """
+import gc, os
+gc.disable()
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from venice.push.writer import main
+main()
+"""
+_CHILD: Final = (sys.executable, "-c", _START)
 
 
 class Work(NamedTuple):
