@@ -25,7 +25,7 @@ from venice.push.snapshot import Built
 from venice.storage.manifest import FileKind
 
 _POLL_FIRST_S: Final = 0.02
-_POLL_MAX_S: Final = 0.25
+_POLL_MAX_S: Final = 0.1
 _COMPLETE: Final = frozenset((VersionStatus.ONLINE, VersionStatus.PUSHED, VersionStatus.ROLLED_BACK))
 
 Build = Callable[[PushGrant, Callable[[], None]], Built]
