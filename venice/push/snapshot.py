@@ -118,6 +118,8 @@ def build(
     try:
         with freed_memory_kept():
             taken = halves.read(stop, size.rows)
+        # In between, what reading took goes back to the kernel: the writing processes and their files take the same pages.
+        with freed_memory_kept():
             written = sorted(halves.write(taken), key=lambda one: one.file.partition)
     finally:
         halves.close()
