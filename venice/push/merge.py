@@ -23,8 +23,8 @@ from venice.schema.arrow_buffers import number_column
 
 STEP_BYTES: Final = 8 << 20
 """Least a step loads: few enough bytes for a core's cache, enough rows to make NumPy's overhead small."""
-_PORTION_BYTES: Final = 2 << 20
-"""Handed on at a time."""
+_PORTION_BYTES: Final = 512 << 10
+"""Handed on at a time: rows, the objects made of them and what the table writer copies stay in a core's second cache together."""
 _STEP_BYTES_MAX: Final = 128 << 20
 """Most a step loads because there are many runs, or large blocks."""
 

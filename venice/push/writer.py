@@ -38,6 +38,8 @@ from venice.push.writer import main
 main()
 """
 _CHILD: Final = (sys.executable, "-c", _START)
+_STEP_BYTES: Final = 4 << 20
+"""Least that is written between two messages about it: each wakes the process that gets it."""
 
 
 class Work(NamedTuple):
@@ -83,12 +85,16 @@ def write_partition(work: Work, job: Job, said: Callable[[Step], None]) -> Writt
         Full: The disk is full.
     """
     writer = PartitionWriter(work.folder / file_name(job.partition, work.kind))
-    duplicates, conflicts = 0, Conflicts()
+    duplicates, conflicts, step = 0, Conflicts(), Step(0, 0)
     for rows in merge(job.blocks, work.policy):
         writer.put_all(rows.keys, rows.values)
         duplicates += rows.duplicates
         conflicts = conflicts.plus(rows.conflicts)
-        said(Step(len(rows.keys), rows.bytes))
+        step = Step(step.rows + len(rows.keys), step.bytes + rows.bytes)
+        if step.bytes >= _STEP_BYTES:
+            said(step)
+            step = Step(0, 0)
+    said(step)
     return Written(writer.finish(job.partition, work.kind), duplicates, conflicts)
 
 
