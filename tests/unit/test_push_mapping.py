@@ -123,6 +123,13 @@ LOOKS: list[tuple[str, list[str], Any, list[Any]]] = [
     ("clock", ["03:04:05", "23:59:59.5", ""], {"type": "long", "logicalType": "time-micros"},
      [dt.time(3, 4, 5), dt.time(23, 59, 59, 500_000), None]),
     ("nothing", ["", "", ""], "string", [None, None, None]),
+    # What DuckDB reads and a push refuses, or has as another value.
+    ("zero", ["-0", "1", ""], "double", [-0.0, 1.0, None]),
+    ("vast", ["1e400", "1", ""], "string", ["1e400", "1", None]),
+    ("no_year", ["0000-01-01", "2020-01-01", ""], "string", ["0000-01-01", "2020-01-01", None]),
+    ("no_hour", ["24:00:00", "03:04:05", ""], "string", ["24:00:00", "03:04:05", None]),
+    ("year_10000", ["9999-12-31 23:59:59-01", "2020-01-02 03:04:05Z", ""], "string",
+     ["9999-12-31 23:59:59-01", "2020-01-02 03:04:05Z", None]),
 ]  # fmt: skip
 
 
@@ -138,6 +145,7 @@ def test_columns_of_csv_have_the_types_that_all_their_cells_have(tmp_path: Path)
     found = {field["name"]: field["type"] for field in json.loads(grown)["fields"]}
     assert found == {name: ["null", kind] for name, _, kind, _ in LOOKS}
     pushed = push_folder(tmp_path / "out", inputs=[tmp_path], value_schema=grown).rows
+    assert repr(pushed[0]["zero"]) == "-0.0"
     assert pushed == {row: {name: values[row] for name, _, _, values in LOOKS} for row in range(3)}
 
 

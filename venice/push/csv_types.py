@@ -1,11 +1,12 @@
 """The types that the columns of CSV files have by the look of all their cells, for whoever asks to have a schema made of them.
 
 Write path: **read** → encode → partition → sort → seal. A type is given where the push, told to read it, reads every cell. Numbers
-with a point are doubles; whole numbers that are written otherwise than a long is (`007`), or larger, are text.
+with a point are doubles, and `-0`; whole numbers that are written otherwise than a long is (`007`), or larger, are text.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Final, NamedTuple
 
 import duckdb
@@ -16,36 +17,35 @@ from venice.push.sources import Source, read_error
 
 _DATE: Final = r"\d{4}-\d\d-\d\d"
 _MOMENT: Final = _DATE + r"[ T]\d\d:\d\d:\d\d(\.\d{1,6})?"
+_FIRST: Final = "0001-01-01 00:00:00+00"
+_LAST: Final = "9999-12-31 23:59:59.999999+00"
 
 
 class _Look(NamedTuple):
-    """How all cells of a type look, and the type DuckDB reads them as."""
+    """How all cells of a type look, the type DuckDB reads them as, and what they lie between: DuckDB reads more than a push takes."""
 
     pattern: str
     reads: str
+    least: str
+    most: str
     type: pa.DataType
 
 
 _LOOKS: Final = (
-    _Look("true|false", "BOOLEAN", pa.bool_()),
-    _Look(r"-?(0|[1-9]\d*)", "BIGINT", pa.int64()),
-    _Look(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?", "DOUBLE", pa.float64()),
-    _Look(_DATE, "DATE", pa.date32()),
-    _Look(_MOMENT, "TIMESTAMP", pa.timestamp("us")),
-    _Look(_MOMENT + r" ?(Z|[+-]\d\d(:?\d\d)?)", "TIMESTAMPTZ", pa.timestamp("us", "UTC")),
-    _Look(r"\d\d:\d\d:\d\d(\.\d{1,6})?", "TIME", pa.time64("us")),
+    _Look("true|false", "BOOLEAN", "false", "true", pa.bool_()),
+    _Look(r"0|-?[1-9]\d*", "BIGINT", str(-1 << 63), str((1 << 63) - 1), pa.int64()),
+    _Look(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?", "DOUBLE", str(-sys.float_info.max), str(sys.float_info.max), pa.float64()),
+    _Look(_DATE, "DATE", _FIRST[:10], _LAST[:10], pa.date32()),
+    _Look(_MOMENT, "TIMESTAMP", _FIRST[:-3], _LAST[:-3], pa.timestamp("us")),
+    _Look(_MOMENT + r" ?(Z|[+-]\d\d(:?\d\d)?)", "TIMESTAMPTZ", _FIRST, _LAST, pa.timestamp("us", "UTC")),
+    _Look(r"\d\d:\d\d:\d\d(\.\d{1,6})?", "TIME", _FIRST[11:-3], _LAST[11:-3], pa.time64("us")),
 )
 
 
 def csv_types(connection: duckdb.DuckDBPyConnection, source: Source) -> pa.Schema:
     """Reads all cells; a column without any is text. Raises InvalidRequest."""
     names = list(dict.fromkeys(name for columns in source.describe(connection).values() for name in columns))
-    looks = (
-        f"bool_and(regexp_full_match({cell}, {quote_text(look.pattern)}) AND TRY_CAST({cell} AS {look.reads}) IS NOT NULL) "
-        f"FILTER ({cell} IS NOT NULL)"
-        for cell in map(quote, names)
-        for look in _LOOKS
-    )
+    looks = (f"bool_and({_fits(look, cell)}) FILTER ({cell} IS NOT NULL)" for cell in map(quote, names) for look in _LOOKS)
     try:
         found = connection.execute(f"SELECT {', '.join(looks)} FROM {source.relation({})} AS source").fetchone()
     except duckdb.Error as error:
@@ -57,3 +57,9 @@ def csv_types(connection: duckdb.DuckDBPyConnection, source: Source) -> pa.Schem
         types = (look.type for look, fit in zip(_LOOKS, fits, strict=True) if fit)
         fields.append(pa.field(name, next(types, pa.string())))
     return pa.schema(fields)
+
+
+def _fits(look: _Look, cell: str) -> str:
+    least, most = (f"CAST({quote_text(bound)} AS {look.reads})" for bound in (look.least, look.most))
+    in_bounds = f"coalesce(TRY_CAST({cell} AS {look.reads}) BETWEEN {least} AND {most}, false)"
+    return f"regexp_full_match({cell}, {quote_text(look.pattern)}) AND {in_bounds}"
