@@ -148,6 +148,9 @@ def test_times_of_sqlite_that_would_be_shifted_are_refused(tmp_path: Path) -> No
             push_folder(tmp_path / "x", inputs=[bad], key="key", value_schema=record(("key", "long")), table="late", timestamp="seen")
         with pytest.raises(InvalidRequest, match=r"'again' of table renamed .* offset from UTC"):
             push_folder(tmp_path / "x", inputs=[bad], value_schema=INSTANT, table="renamed", renames={"seen": "again"})
+        several = record(("all", {"type": "array", "items": ["null", {"type": "long", "logicalType": "timestamp-micros"}]}))
+        with pytest.raises(InvalidRequest, match=r"'seen' of table .* offset from UTC"):
+            push_folder(tmp_path / "x", inputs=[bad], value_schema=several, sql='SELECT 1 AS key, list(seen) AS "all" FROM late')
         # What the clock showed is read as it is, and text as the query says.
         assert push_folder(tmp_path / f"wall-{number}", inputs=[bad], value_schema=WALL, sql="FROM late WHERE key = 6").rows[6]
         cast = "SELECT key::BIGINT AS key, seen::TIMESTAMPTZ AS seen FROM sqlite_query('venice_source', 'SELECT * FROM late WHERE key = 6')"

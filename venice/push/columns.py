@@ -72,13 +72,21 @@ def is_integer(schema: Schema, node: Type) -> bool:
     return isinstance(node, Primitive) and node.kind in ("int", "long") and node.logical is None
 
 
-def is_instant(schema: Schema, node: Type) -> bool:
-    """Whether the values are timestamps that count from UTC, or those and null."""
+def has_instants(schema: Schema, node: Type, within: frozenset[str] = frozenset()) -> bool:
+    """Whether the values are timestamps that count from UTC, or have some within them."""
+    if isinstance(node, Ref) and node.name in within:
+        return False
     node = schema.resolve(node)
-    if isinstance(node, Union):
-        only = _only_branch(node)
-        return only is not None and is_instant(schema, only)
-    return isinstance(node, Primitive) and node.logical is not None and node.logical.name in _INSTANTS
+    match node:
+        case Primitive(_, Logical(name)):
+            return name in _INSTANTS
+        case Array(inner) | MapType(inner):
+            return has_instants(schema, inner, within)
+        case Record(name, fields):
+            return any(has_instants(schema, field.type, within | {name}) for field in fields)
+        case Union(branches):
+            return any(has_instants(schema, branch, within) for branch in branches)
+    return False
 
 
 def sql_type(

@@ -13,7 +13,7 @@ from typing import Final
 import duckdb
 
 from venice.errors import InvalidRequest
-from venice.push.columns import Fit, is_instant, is_integer, is_nullable, quote, quote_text, sql_type
+from venice.push.columns import Fit, has_instants, is_integer, is_nullable, quote, quote_text, sql_type
 from venice.push.digits import has_decimals
 from venice.push.documents import is_read_as_text
 from venice.push.sources import Columns, Format, Source
@@ -135,7 +135,7 @@ def make_plan(
     value_side = _side("value", values, value_schema, value, guess, names, source, described)
     for side in (key_side, value_side):
         _check(side, described, source)
-    instants = {field.column for side in (key_side, value_side) for field in side.fields if is_instant(side.schema, field.type)}
+    instants = {field.column for side in (key_side, value_side) for field in side.fields if has_instants(side.schema, field.type)}
     instants |= {timestamp} if timestamp is not None else set()
     if instants and source.database is not None and source.database.kind == "sqlite":
         refuse_offsets(connection, source.database, source.query, instants)
