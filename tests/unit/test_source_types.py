@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,25 @@ def test_decimals_that_would_be_rounded_are_refused_by_column_and_key(tmp_path: 
     with pytest.raises(InvalidRequest, match=f"{name}: column {said}") as caught:
         push_folder(tmp_path, value_schema=MONEYS, inputs=[tmp_path / name])
     assert "the row of key 9" in str(caught.value)
+
+
+LARGE = "12345678901234567.25"
+
+
+@pytest.mark.parametrize(
+    ("cell", "first", "second"),
+    [
+        (f'"{LARGE}"', (money(22, 2), Decimal(LARGE)), ("string", LARGE)),
+        (f'"{LARGE}"', ("string", LARGE), (money(22, 2), Decimal(LARGE))),
+        ("1.25", (money(22, 2), Decimal("1.25")), ("double", 1.25)),
+        ('"AAAA"', ("bytes", bytes(3)), ("string", "AAAA")),
+    ],
+)
+def test_a_column_of_json_may_feed_fields_of_several_types(tmp_path: Path, cell: str, first: Any, second: Any) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"key": 1, "x": {cell}}}')
+    schema, renames = record(("first", first[0]), ("second", second[0])), {"first": "x", "second": "x"}
+    found = push_folder(tmp_path, value_schema=schema, inputs=[tmp_path / "a.jsonl"], renames=renames).rows
+    assert found == {1: {"first": first[1], "second": second[1]}}
 
 
 def test_decimals_beside_bytes_in_json_are_exact_too(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ DEFAULT_KEY: Final = "key"
 DEFAULT_VALUE: Final = "value"
 TIMESTAMP: Final = "timestamp"
 """Name of the last column of the rows that are read, if they have times."""
+_JSON: Final = "JSON"
+"""DuckDB's type of text that is JSON: the text of a string has its quotes."""
 _UNCAST: Final = frozenset(("decimal", "timestamp_ns"))
 """Column types that DuckDB's cast would round: the encoder takes them as they are, and refuses what would be lost."""
 
@@ -141,7 +143,7 @@ def make_plan(
         refuse_offsets(connection, source.database, source.query, instants)
     used = {timestamp, *(field.column for side in (key_side, value_side) for field in side.fields)}
     types = _read_types(source, (key_side, value_side))
-    chosen = ", ".join(_expression(side, field, source, described) for side in (key_side, value_side) for field in side.fields)
+    chosen = ", ".join(_expression(side, field, source, described, types) for side in (key_side, value_side) for field in side.fields)
     if timestamp is not None:
         chosen += f", {time_expression(source, described, timestamp)} AS {TIMESTAMP}"
         if source.format in (Format.CSV, Format.JSON):
@@ -279,21 +281,24 @@ def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
     if source.format not in (Format.CSV, Format.JSON):
         return {}
     types: dict[str, str] = {}
-    for side in sides:
-        for field in side.fields:
-            if field.is_text:
-                types[field.column] = "JSON"
-            elif is_integer(side.schema, field.type):
-                types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
-            else:
-                # Of JSON's own type: so a text is told from a number, which has gone through a double.
-                decimal = None if not field.has_digits else "JSON" if source.format is Format.JSON else "VARCHAR"
-                types.setdefault(field.column, sql_type(side.schema, field.type, text=True, decimal=decimal) or "VARCHAR")
+    fields = [(side, field) for side in sides for field in side.fields]
+    # A column may feed several fields: as decimals are read, all others can be.
+    for side, field in sorted(fields, key=lambda one: not one[1].has_digits):
+        if field.is_text:
+            types[field.column] = _JSON
+        elif is_integer(side.schema, field.type):
+            types[field.column] = "VARCHAR"  # Read as text: DuckDB would round 1.7 to 2; see `_expression`.
+        else:
+            # Of JSON's own type: so a text is told from a number, which has gone through a double.
+            decimal = None if not field.has_digits else _JSON if source.format is Format.JSON else "VARCHAR"
+            types.setdefault(field.column, sql_type(side.schema, field.type, text=True, decimal=decimal) or "VARCHAR")
     return types
 
 
-def _expression(side: Side, field: Field, source: Source, described: dict[str, Columns]) -> str:
+def _expression(side: Side, field: Field, source: Source, described: dict[str, Columns], types: Mapping[str, str]) -> str:
     column, decimal = quote(field.column), "VARCHAR" if field.has_digits else None
+    if types.get(field.column) == _JSON and not (field.is_text or field.has_digits):
+        column = f"({column} ->> '$')"  # Of a column that another field needs as JSON has it: text without quotes.
     target = "VARCHAR" if field.is_text else sql_type(side.schema, field.type, decimal=decimal)
     if any(field.column in columns and columns[field.column].id in _UNCAST for columns in described.values()):
         target = None
