@@ -20,11 +20,16 @@ def encode_long(value: int) -> bytes:
         return bytes((rest & 0x7F | 0x80, rest >> 7 & 0x7F | 0x80, rest >> 14))
     if rest >= 1 << 64:
         raise OverflowError("outside the 64-bit range")
+    return encode_unsigned(rest)
+
+
+def encode_unsigned(number: int) -> bytes:
+    """The bytes of a number ≥ 0 as it is, without zig-zag."""
     out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
     return bytes(out)
 
 

@@ -23,6 +23,7 @@ from typing import Final
 from xxhash import xxh3_64_intdigest
 
 from venice.errors import Corrupt
+from venice.schema.varint import encode_unsigned, unsigned_tail
 
 TABLE_FORMAT: Final = 5
 """RocksDB's `format_version` that sealed files are written with."""
@@ -90,9 +91,9 @@ class TableEnd:
         told = [(name, session_id(content) if name == _SESSION else value) for name, value in self.properties if name != _HOST]
         properties = _block(told, restarts=False)
         metaindex_at = self.offset + len(properties)
-        handle = _varint(self.offset) + _varint(len(properties) - _TRAILER.size)
+        handle = encode_unsigned(self.offset) + encode_unsigned(len(properties) - _TRAILER.size)
         metaindex = _block([(name, handle if name == _PROPERTIES else value) for name, value in self.metaindex], restarts=True)
-        handles = _varint(metaindex_at) + _varint(len(metaindex) - _TRAILER.size) + self.index_handle
+        handles = encode_unsigned(metaindex_at) + encode_unsigned(len(metaindex) - _TRAILER.size) + self.index_handle
         return properties + metaindex + _FOOTER.pack(_XXH3, handles, TABLE_FORMAT, _MAGIC)
 
 
@@ -139,7 +140,7 @@ def _block(entries: Entries, *, restarts: bool) -> bytes:
         elif not restarts:
             while shared < min(len(last), len(key)) and last[shared] == key[shared]:
                 shared += 1
-        block += _varint(shared) + _varint(len(key) - shared) + _varint(len(value)) + key[shared:] + value
+        block += encode_unsigned(shared) + encode_unsigned(len(key) - shared) + encode_unsigned(len(value)) + key[shared:] + value
         last = key
     block += b"".join(map(_U32.pack, (*offsets, len(offsets))))
     return bytes(block) + _TRAILER.pack(0, block_checksum(bytes(block), 0))
@@ -154,20 +155,7 @@ def _handle(data: bytes, at: int) -> tuple[int, int, int]:
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
     """A varint, and where it ends."""
-    number = shift = 0
-    while data[at] & 0x80:
-        number |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-    return number | data[at] << shift, at + 1
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    return unsigned_tail(data, at, 0, 0)
 
 
 def _base36(number: int, digits: int) -> bytes:
