@@ -6,8 +6,6 @@ them has its type already. In JSON the text is that of JSON: a number without qu
 
 from __future__ import annotations
 
-from typing import Final
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,10 +13,8 @@ from venice.errors import InvalidRequest
 from venice.push.columns import sql_type
 from venice.push.duplicates import shown
 from venice.schema.arrow_types import arrow_type, only_branch
+from venice.schema.json_values import DOUBLE_DIGITS
 from venice.schema.types import Array, Fixed, Logical, MapType, Primitive, Record, Schema, Type, Union
-
-_DOUBLE_DIGITS: Final = 15
-"""So many digits of a number come through a double as they were."""
 
 
 def has_decimals(schema: Schema, node: Type) -> bool:
@@ -100,7 +96,7 @@ class Digits:
             texts = pc.if_else(pc.equal(texts, "null"), None, texts)
             number = pc.and_(pc.invert(pc.starts_with(texts, '"')), pc.match_substring_regex(texts, "[.eE]"))
             significant = pc.utf8_trim(pc.replace_substring_regex(texts, "[eE].*|[^0-9]", ""), "0")
-            if pc.any(pc.and_(number, pc.greater(pc.utf8_length(significant), _DOUBLE_DIGITS))).as_py():
-                raise ValueError(f"a number of more than {_DOUBLE_DIGITS} digits has been rounded")
+            if pc.any(pc.and_(number, pc.greater(pc.utf8_length(significant), DOUBLE_DIGITS))).as_py():
+                raise ValueError(f"a number of more than {DOUBLE_DIGITS} digits has been rounded")
             texts = pc.utf8_trim(texts, '"')
         return pc.utf8_trim_whitespace(texts)

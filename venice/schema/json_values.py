@@ -39,7 +39,7 @@ def to_json(value: Any) -> Any:
             return [to_json(item) for item in value]
 
 
-_DOUBLE_DIGITS = 15
+DOUBLE_DIGITS = 15
 """So many digits of a number come through a double as they were."""
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
@@ -111,7 +111,7 @@ def _decimal(value: Any) -> Decimal:
     if type(value) is not float:
         return Decimal(value if type(value) is int else _expect(value, str))
     number = Decimal(repr(value))
-    if len(number.normalize().as_tuple().digits) > _DOUBLE_DIGITS:
+    if len(number.normalize().as_tuple().digits) > DOUBLE_DIGITS:
         raise ValueError("it may have been rounded")
     return number
 
