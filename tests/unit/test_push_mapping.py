@@ -149,6 +149,20 @@ def test_columns_of_csv_have_the_types_that_all_their_cells_have(tmp_path: Path)
     assert pushed == {row: {name: values[row] for name, _, _, values in LOOKS} for row in range(3)}
 
 
+def test_columns_of_csv_may_be_many_and_have_any_name(tmp_path: Path) -> None:
+    """A thousand took more memory than the machine had when each was looked at by expressions of its own."""
+    names = ["name", "cell", "select", "source", *(f"c{number}" for number in range(1000))]
+    (tmp_path / "a.csv").write_text(",".join(["key", *names]) + "\n" + ",".join(map(str, range(len(names) + 1))) + "\n")
+    (tmp_path / "b.csv").write_text("key\n1\n")
+    with duckdb.connect() as connection:
+        source = locate_any(connection, [tmp_path / "a.csv"])
+        grown = grown_schema(connection, source, store="rows", newest=None, fed={"key"})
+        assert grown is not None
+        assert [(field["name"], field["type"]) for field in json.loads(grown)["fields"]] == [(name, ["null", "long"]) for name in names]
+        source = locate_any(connection, [tmp_path / "b.csv"])
+        assert grown_schema(connection, source, store="rows", newest=None, fed={"key"}) is None
+
+
 def test_a_column_that_is_the_whole_value_adds_no_fields(capsys: pytest.CaptureFixture[str]) -> None:
     """In Python and at the command line, before anybody is asked."""
     with pytest.raises(InvalidRequest, match="'doc' is the whole value"):
