@@ -76,6 +76,8 @@ def query(settings: Settings, sql: str, *, on_read: Callable[[AsOf], None] = lam
         for name in _mentioned(connection, sql, stores):
             on_read(_retried(settings, name, None, lambda rows: _load(rows, connection, name))[1])  # noqa: B023 - called at once
         try:
+            if not connection.extract_statements(sql):
+                raise InvalidRequest("the query is empty", hint="write a statement, such as SELECT * FROM a_store LIMIT 10")
             return connection.execute(sql).to_arrow_table()
         except duckdb.CatalogException as error:
             raise NotFound(_first_line(error), hint=f"stores: {', '.join(sorted(stores)) or 'none yet'}") from error

@@ -194,7 +194,9 @@ def test_an_unknown_table_names_the_stores_there_are(flights: World) -> None:
     assert caught.value.hint == "stores: flights"
 
 
-@pytest.mark.parametrize("query", ["SELEC 1", "SELECT nothing FROM flights", "SELECT carrier + 1 FROM flights", "SELECT 'x'::INT"])
+@pytest.mark.parametrize(
+    "query", ["", " ; -- nothing", "SELEC 1", "SELECT nothing FROM flights", "SELECT carrier + 1 FROM flights", "SELECT 'x'::INT"]
+)
 def test_a_wrong_query_is_an_invalid_request(flights: World, query: str) -> None:
     with pytest.raises(InvalidRequest):
         sql.query(flights.settings, query)
