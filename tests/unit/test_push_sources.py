@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -122,11 +124,36 @@ def test_files_without_rows(tmp_path: Path) -> None:
         assert push_folder(tmp_path / str(number), inputs=[tmp_path / name], value_schema=SCHEMA).rows == {}, name
 
 
+def test_a_folder_is_read_by_name_and_not_below_what_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.csv", "a/2.csv", "a/b/1.csv", ".git/1.csv", "_temporary/0/1.csv", "a/.hidden.csv", "a/_SUCCESS"):
+        write(tmp_path / name, "key\n")
+    (tmp_path / "a" / "linked.csv").symlink_to(tmp_path / ".git" / "1.csv")
+    looked_at: list[str] = []
+    scan = os.scandir
+
+    def noted(folder: str) -> Iterator[os.DirEntry[str]]:
+        looked_at.append(str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    found = [str(Path(file).relative_to(tmp_path)) for file in locate([tmp_path]).files]
+    assert found == ["a/2.csv", "a/b/1.csv", "a/linked.csv", "b.csv"]
+    assert not [folder for folder in looked_at if ".git" in folder or "_temporary" in folder]
+
+
+@pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM nothing", "SELECT nothing FROM (SELECT 1 AS key)"])
+def test_a_wrong_query_is_said_to_be_wrong(tmp_path: Path, query: str) -> None:
+    with pytest.raises(InvalidRequest, match="the query") as caught:
+        push_folder(tmp_path, sql=query, value_schema=SCHEMA)
+    assert "mend the query" in caught.value.hint
+
+
 def test_inputs_that_are_not_there_or_not_alike(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no file at"):
         locate([tmp_path / "nothing*.csv"])
-    with pytest.raises(NotFound, match="no file at"):
+    with pytest.raises(NotFound, match="no file at") as caught:
         locate([tmp_path])
+    assert "the folder has no files" in caught.value.hint
     with pytest.raises(InvalidRequest, match="nothing to push"):
         locate([])
     write(tmp_path / "a.csv", "key\n")

@@ -102,6 +102,13 @@ def test_wrong_credentials_and_a_store_that_is_away(lake: Lake, monkeypatch: pyt
         locate(["s3://lake/csv/a.csv"])
 
 
+def test_a_web_server_that_is_away(free_port: Callable[..., int]) -> None:
+    for name in ("a.csv", "folder/*.csv"):
+        with pytest.raises(Unavailable, match="does not answer") as caught:
+            locate([f"http://127.0.0.1:{free_port()}/{name}"])
+        assert "AWS" not in caught.value.hint
+
+
 def test_a_bucket_that_is_not_there(lake: Lake) -> None:
     with pytest.raises(NotFound, match=r"no file at s3://ocean/"):
         locate(["s3://ocean/*.csv"])

@@ -6,6 +6,7 @@ Write path: **read** → encode → partition → sort → seal.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
@@ -15,6 +16,7 @@ from venice.push.masking import mask
 
 _Found = TypeVar("_Found")
 _ABSENT: Final = "check the path; a relative one is looked up from the working folder"
+_EMPTY: Final = "the folder has no files, but for those in or named as what begins with '.' or '_', which do not count"
 _PACKAGES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _AWAY: Final = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "ClientConnectorError")
 
@@ -40,15 +42,19 @@ def expand(given: str) -> list[str]:
         given, protocol = given[len("file://") :], ""
     found = _expand_url(given) if protocol else _expand_path(given)
     if not found:
-        raise NotFound(f"no file at {mask(given)}", hint="check the URL, and its glob if it has one" if protocol else _ABSENT)
+        hint = "check the URL, and its glob if it has one" if protocol else _EMPTY if Path(given).is_dir() else _ABSENT
+        raise NotFound(f"no file at {mask(given)}", hint=hint)
     return sorted(found)
 
 
 def _expand_path(given: str) -> list[str]:
     path = Path(given)
     if path.is_dir():
-        below = (file for file in path.rglob("*") if file.is_file())
-        return [str(file) for file in below if _counts(file.relative_to(path).parts)]
+        found = []
+        for folder, folders, names in os.walk(path):
+            folders[:] = filter(_counts_by_name, folders)  # What is below the others may be much, and is not looked at.
+            found += [str(file) for name in filter(_counts_by_name, names) if (file := Path(folder, name)).is_file()]
+        return found
     if path.is_file():
         return [given]
     return [file for file in glob.glob(given, recursive=True) if Path(file).is_file()]
@@ -66,13 +72,19 @@ def _expand_url(given: str) -> list[str]:
         else:
             root = cast(str, system._strip_protocol(given)).rstrip("/") + "/"
             found = [name for name in system.find(given) if _counts(name.removeprefix(root).split("/"))]
+            if not found:
+                system.info(given)  # Looking for files, HTTP takes a server that does not answer for one without them.
         return [system.unstrip_protocol(name) for name in found]
 
     return _asked(given, look)
 
 
-def _counts(parts: tuple[str, ...] | list[str]) -> bool:
-    return not any(part[:1] in (".", "_") for part in parts)
+def _counts(parts: list[str]) -> bool:
+    return all(map(_counts_by_name, parts))
+
+
+def _counts_by_name(name: str) -> bool:
+    return name[:1] not in (".", "_")
 
 
 def size_of(name: str) -> int:
@@ -112,6 +124,8 @@ def _asked(name: str, ask: Callable[[], _Found]) -> _Found:
     try:
         return ask()
     except FileNotFoundError as error:
+        if isinstance(error.__cause__, Exception) and _is_away(error.__cause__):
+            raise refusal(name, error.__cause__) from error
         raise NotFound(f"no file at {mask(name)}", hint=_ABSENT if not protocol_of(name) else "check bucket and key") from error
     except VeniceError:
         raise
@@ -119,11 +133,15 @@ def _asked(name: str, ask: Callable[[], _Found]) -> _Found:
         raise refusal(name, error) from error
 
 
+def _is_away(error: BaseException) -> bool:
+    return any(kind.__name__ in _AWAY for found in (error, error.__cause__, error.__context__) for kind in type(found).__mro__)
+
+
 def refusal(name: str, error: BaseException) -> VeniceError:
     """Why a file system did not read `name`."""
     said = mask(str(error)).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    causes = {type(error).__name__, type(error.__cause__).__name__, type(error.__context__).__name__}
-    if causes & set(_AWAY):
-        return Unavailable(f"{mask(name)}: {said}", hint="check that the object store runs, and its address (AWS_ENDPOINT_URL)")
+    if _is_away(error):
+        address = " (AWS_ENDPOINT_URL)" if _PACKAGES.get(protocol_of(name)) == "s3fs" else ""
+        return Unavailable(f"{mask(name)} does not answer: {said}", hint=f"check that its server runs, and the address{address}")
     hint = "check the credentials of this environment, and what they may read" if protocol_of(name) else "check who may read it"
     return InvalidRequest(f"cannot read {mask(name)}: {said}", hint=hint)

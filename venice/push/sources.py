@@ -274,7 +274,9 @@ def read_error(error: Exception, name: str, hide: Callable[[str], str] = mask) -
         return Full(f"no room left for reading {name}: {text.splitlines()[0]}", hint="free some space and push again")
     lines = [_line(line.strip()) for line in text.splitlines()]
     said = " · ".join(line for line in lines if line and not line.startswith("^"))
-    return InvalidRequest(f"cannot read {name}: {said[:_SAID_MAX]}", hint="correct the input, or read it with a query (--sql) that does")
+    wrong_query = isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.BinderException)
+    hint = "mend the query; it is SQL of DuckDB" if wrong_query else "correct the input, or read it with a query (--sql) that does"
+    return InvalidRequest(f"cannot read {name}: {said[:_SAID_MAX]}", hint=hint)
 
 
 def _line(line: str) -> str:
