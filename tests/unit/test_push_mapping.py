@@ -35,7 +35,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     assert pushed.rows == {"{'n': 1, 'part': 7}": {"name": "x", "n": 5}}
     with pytest.raises(InvalidRequest, match=r"no field 'nope' to rename a column to .*value\.name"):
         push_folder(tmp_path / "c", sql=query, key="id", renames={"nope": "title"}, value_schema=VALUE)
-    with pytest.raises(InvalidRequest, match="the query has no column 'gone' for the value"):
+    with pytest.raises(InvalidRequest, match=r"the query has no column 'gone' for the value field 'name' \(string\)"):
         push_folder(tmp_path / "d", sql=query, key="id", renames={"name": "gone"}, value_schema=VALUE)
 
 

@@ -272,8 +272,9 @@ def _missing(side: Side, field: Field, file: str, columns: Columns) -> InvalidRe
     alike = [name for name in columns if name.lower() == field.column.lower()]
     hint = f"it has {alike[0]!r}: names must be equal, case included" if alike else f"it has: {', '.join(columns) or 'none'}"
     return InvalidRequest(
-        f"{file} has no column {field.column!r} for the {side.name} ({describe(field.type)})", hint=hint, file=file, column=field.column
-    )
+        f"{file} has no column {field.column!r} for the {side.name} field {field.output.partition('.')[2]!r} ({describe(field.type)})",
+        hint=hint, file=file, column=field.column,
+    )  # fmt: skip
 
 
 def _read_types(source: Source, sides: Iterable[Side]) -> dict[str, str]:
