@@ -119,8 +119,9 @@ def load(path: Path | str | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
+        said = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise InvalidRequest(
-            f"setting {name!r} ({file if file.is_file() else 'environment'}): {first['msg']}",
+            f"setting {name!r} ({file if file.is_file() else 'environment'}): {said}",
             hint="the settings and their meanings are listed in docs/operating.md",
         ) from error
     base = file.resolve().parent if file.is_file() else Path.cwd()

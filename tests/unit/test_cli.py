@@ -104,6 +104,7 @@ def test_a_wrong_setting_is_named_with_its_file(venice: Venice, tmp_path: Path) 
     (tmp_path / "venice.toml").write_text("wrokers = 3\n")
     done = venice("store", "list")
     assert done.code == EXIT_CODES["invalid_request"]
+    assert "there is no such setting" in done.err
     assert "'wrokers'" in done.err
     assert "venice.toml" in done.err
 

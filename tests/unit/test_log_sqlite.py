@@ -69,6 +69,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         SqliteLog(tmp_path / "file" / "log", SystemClock())
 
 
+def test_a_topic_that_is_not_there_is_told_with_where_to_look(log: SqliteLog) -> None:
+    with pytest.raises(NotFound, match="there is no topic 'nowhere'") as caught:
+        log.end_offset("nowhere", 0)
+    assert "'venice inspect topic'" in caught.value.hint
+
+
 def test_topic_ids_come_from_the_given_source(folder: Path, clock: ManualClock) -> None:
     ids = iter(["seed", "first", "second"])
     log = SqliteLog(folder, clock, new_id=lambda: next(ids))

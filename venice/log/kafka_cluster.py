@@ -288,7 +288,7 @@ def description(answer: Future[Any]) -> Described:
 
 
 def no_topic(topic: str) -> NotFound:
-    return NotFound(f"there is no topic {topic!r} in Kafka", hint="create it first", topic=topic)
+    return NotFound(f"there is no topic {topic!r} in Kafka", hint="'venice inspect topic' lists those that are there", topic=topic)
 
 
 def _passes(error: KafkaError) -> bool:

@@ -205,7 +205,8 @@ class SqliteLog:
     def _find(self, topic: str) -> tuple[str, int]:
         found = self._on_index("BEGIN", lambda index: _lookup(index, topic))
         if found is None:
-            raise NotFound(f"there is no topic {topic!r} in {self._folder}", hint="create it first", topic=topic)
+            hint = "'venice inspect topic' lists those that are there"
+            raise NotFound(f"there is no topic {topic!r} in {self._folder}", hint=hint, topic=topic)
         return found
 
     def _on_topic(self, topic: str, operate: Callable[[TopicFile], T]) -> T:
