@@ -44,6 +44,8 @@ BATCH_ROWS: Final = 16_384
 KEY_COLUMN: Final = "key"
 FORMATS: Final = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".csv": "FORMAT csv, HEADER", ".duckdb": ""}
 _TRIES: Final = 3
+_CHANGES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO", "DROP", "ALTER"})
+"""Kinds of statements that would change what was read, which goes when the query ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def query(settings: Settings, sql: str, *, on_read: Callable[[AsOf], None] = lam
 
     Raises:
         NotFound: A table is no store, or a store has no version that serves.
-        InvalidRequest: DuckDB cannot parse or run the query.
+        InvalidRequest: DuckDB cannot parse or run the query, or its last statement changes tables.
         Corrupt: A snapshot is damaged.
         Full: There is no room for the stores that are read.
         Unavailable: The log cannot be reached.
@@ -76,13 +78,24 @@ def query(settings: Settings, sql: str, *, on_read: Callable[[AsOf], None] = lam
         for name in _mentioned(connection, sql, stores):
             on_read(_retried(settings, name, None, lambda rows: _load(rows, connection, name))[1])  # noqa: B023 - called at once
         try:
-            if not connection.extract_statements(sql):
-                raise InvalidRequest("the query is empty", hint="write a statement, such as SELECT * FROM a_store LIMIT 10")
+            _check(connection.extract_statements(sql))
             return connection.execute(sql).to_arrow_table()
         except duckdb.CatalogException as error:
             raise NotFound(_first_line(error), hint=f"stores: {', '.join(sorted(stores)) or 'none yet'}") from error
         except duckdb.Error as error:
             raise InvalidRequest(_first_line(error), hint="mend the query; it is SQL of DuckDB") from error
+
+
+def _check(statements: Sequence[duckdb.Statement]) -> None:
+    """Refuse what has no result, or would tell of changes that no store has seen."""
+    if not statements:
+        raise InvalidRequest("the query is empty", hint="write a statement, such as SELECT * FROM a_store LIMIT 10")
+    kind = statements[-1].type.name
+    if kind in _CHANGES:
+        raise InvalidRequest(
+            f"{kind.replace('_', ' ')} changes no store: SQL reads them, as tables that go when the query ends",
+            hint="end with a SELECT; 'venice push', 'venice put' and 'venice delete' change a store",
+        )
 
 
 def export(

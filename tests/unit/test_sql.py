@@ -194,6 +194,18 @@ def test_an_unknown_table_names_the_stores_there_are(flights: World) -> None:
     assert caught.value.hint == "stores: flights"
 
 
+@pytest.mark.parametrize("query", ["DROP TABLE flights", "DELETE FROM flights", "SELECT 1; UPDATE flights SET carrier = 'x'"])
+def test_what_would_change_a_store_is_refused(flights: World, query: str) -> None:
+    with pytest.raises(InvalidRequest, match="changes no store") as caught:
+        sql.query(flights.settings, query)
+    assert "venice push" in caught.value.hint
+
+
+def test_tables_of_a_querys_own_may_change_before_its_end(flights: World) -> None:
+    rows = sql.query(flights.settings, "CREATE TABLE own AS SELECT 1 AS n; INSERT INTO own VALUES (2); SELECT sum(n) AS n FROM own")
+    assert rows.to_pylist() == [{"n": 3}]
+
+
 @pytest.mark.parametrize(
     "query", ["", " ; -- nothing", "SELEC 1", "SELECT nothing FROM flights", "SELECT carrier + 1 FROM flights", "SELECT 'x'::INT"]
 )
